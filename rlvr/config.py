@@ -60,8 +60,9 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where problems come from, and how rows become problems."""
 
-    source: Literal["auto", "jsonl", "parquet", "hf", "reasoning_gym"] = "auto"
-    """`auto` decides by the path: a file's suffix, else a hub id."""
+    source: Literal["auto", "jsonl", "parquet", "hf", "reasoning_gym", "arithmetic"] = "auto"
+    """`auto` decides by the path: a file's suffix, else a hub id. `arithmetic` makes word problems
+    (no files needed)."""
     path: str | None = None
     """A file, a folder, or a Hugging Face data set id; for `reasoning_gym` the task's name."""
     name: str | None = None
@@ -69,7 +70,7 @@ class DataConfig(Section):
     split: str = "train"
     """Hugging Face split."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """`reasoning_gym`: the task's own parameters. `size` and `seed` among them."""
+    """`reasoning_gym`, `arithmetic`: the task's own parameters, `size` and `seed` among them."""
     prompt_field: str = "prompt"
     """Column with the prompt: text, or chat messages."""
     answer_field: str | None = "answer"
@@ -325,3 +326,54 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def num_completions(self) -> int:
+        """Completions of one step's groups (before any dynamic refill)."""
+        return self.groups_per_step * self.rollout.group_size
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> RunConfig:
+        """What contradicts itself is refused here, before anything is started."""
+        rollout, algorithm, learner = self.rollout, self.algorithm, self.learner
+        for name, value, off in (("top_p", rollout.top_p, 1), ("top_k", rollout.top_k, -1)):
+            if value != off:
+                raise ValueError(
+                    f"rollout.{name} = {value} would train on a distribution the learner does not "
+                    f"see, which biases the importance ratio; leave it at {off} "
+                    f"(evaluation has its own: eval.top_p)"
+                )
+        if self.groups_per_step % learner.num_minibatches:
+            raise ValueError(
+                f"groups_per_step = {self.groups_per_step} cannot be split into "
+                f"learner.num_minibatches = {learner.num_minibatches} equal parts"
+            )
+        if self.groups_per_step // learner.num_minibatches < learner.num_ranks:
+            raise ValueError(
+                f"learner.num_ranks = {learner.num_ranks} ranks need at least as many groups in "
+                f"each minibatch; groups_per_step / learner.num_minibatches is "
+                f"{self.groups_per_step // learner.num_minibatches}"
+            )
+        if rollout.max_model_len is not None and rollout.max_model_len <= rollout.max_tokens:
+            raise ValueError(
+                f"rollout.max_model_len = {rollout.max_model_len} leaves no room for a prompt "
+                f"beside rollout.max_tokens = {rollout.max_tokens}"
+            )
+        if learner.warmup_steps > self.num_steps:
+            raise ValueError(
+                f"learner.warmup_steps = {learner.warmup_steps} is more than "
+                f"num_steps = {self.num_steps}"
+            )
+        if algorithm.importance != "none" and algorithm.old_logprobs != "learner":
+            raise ValueError(
+                f'algorithm.importance = "{algorithm.importance}" corrects from sampler to '
+                f'learner and needs algorithm.old_logprobs = "learner"'
+            )
+        if algorithm.overlong and algorithm.overlong.buffer_tokens > rollout.max_tokens:
+            raise ValueError(
+                f"algorithm.overlong.buffer_tokens = {algorithm.overlong.buffer_tokens} is more "
+                f"than rollout.max_tokens = {rollout.max_tokens}"
+            )
+        if self.model.lora and learner.num_ranks > 1:
+            raise ValueError("model.lora with learner.num_ranks > 1 is not supported yet; use 1")
+        return self

@@ -1,0 +1,443 @@
+"""Data sets become problems; problems come in a seeded order whose cursor can be saved.
+
+Rows come from JSONL (`.jsonl`, `.ndjson`, `.json` with one object a line; `.gz` of each), Parquet,
+Hugging Face `datasets` (a hub id, or a local folder), or a reasoning-gym task. Every error names
+the file (or data set), the line or row (counted from 1), and the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import json
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlvr.config import DataConfig
+from rlvr.errors import DataError
+from rlvr.types import Message, Problem
+from verifiers.reasoning_gym import METADATA_KEY, encode
+
+JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+ROLES = ("system", "user", "assistant")
+
+Row = dict[str, Any]
+Located = tuple[str, str, Row]
+"""Where a row stands (for errors), the id it gets when it has none, and its columns."""
+
+
+def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
+    """All problems of a data set, in file order, `skip` and `limit` applied.
+
+    Args:
+        config: source and column mapping.
+        base_dir: where a relative `config.path` starts.
+
+    Raises:
+        DataError: the data set is missing, empty or malformed.
+    """
+    _check(config)
+    stop = None if config.limit is None else config.skip + config.limit
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    for where, row_id, row in islice(_rows(config, base_dir), config.skip, stop):
+        problem = _problem(config, where, row_id, row)
+        if problem.id in seen:
+            raise DataError(
+                f"{where}: id {problem.id!r} was already used at {seen[problem.id]}; "
+                "ids are unique in a data set"
+            )
+        seen[problem.id] = where
+        problems.append(problem)
+    if not problems:
+        skipped = f" after skipping {config.skip}" if config.skip else ""
+        raise DataError(f"data set {config.path!r} has no problems{skipped}")
+    return problems
+
+
+def verifier_of(config: DataConfig) -> str:
+    """The verifier of rows that name none: reasoning-gym's own unless one was asked for."""
+    if config.source == "reasoning_gym" and "verifier" not in config.model_fields_set:
+        return METADATA_KEY
+    return config.verifier
+
+
+class ProblemStream:
+    """Problems for ever: each epoch is a permutation seeded by (seed, epoch), or the file's order.
+
+    Position i of the stream is a pure function of (problems, seed, shuffle, i), so the cursor is
+    one number.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, seed: int, shuffle: bool = True) -> None:
+        if not problems:
+            raise DataError("a stream needs at least one problem")
+        self._problems = problems
+        self._seed = seed
+        self._shuffle = shuffle
+        self._next = 0
+        self._epoch, self._order = -1, list(range(len(problems)))
+
+    @property
+    def position(self) -> int:
+        """Index that `next` returns next; also the number of problems taken so far."""
+        return self._next
+
+    def next(self) -> tuple[int, Problem]:
+        """The next index (0, 1, 2, ...) and its problem."""
+        index = self._next
+        self._next += 1
+        return index, self.at(index)
+
+    def at(self, index: int) -> Problem:
+        """The problem at any index of the stream, without moving."""
+        epoch, offset = divmod(index, len(self._problems))
+        if self._shuffle and epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(len(self._problems)))
+            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
+        return self._problems[self._order[offset]]
+
+    def state(self) -> dict[str, Any]:
+        """The cursor, JSON-able."""
+        return {
+            "next": self._next,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "num_problems": len(self._problems),
+            "fingerprint": fingerprint(self._problems),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken.
+
+        Raises:
+            DataError: the state belongs to other problems, another seed or another order.
+        """
+        for key, value in self.state().items():
+            if key != "next" and state[key] != value:
+                raise DataError(
+                    f"the saved data cursor does not fit this data set: {key} was {state[key]!r} "
+                    f"and is now {value!r}; resume with the data the run began with"
+                )
+        self._next = state["next"]
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """A hash of what makes the data set: ids, prompts and gold answers, in order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode())
+    return digest.hexdigest()[:16]
+
+
+# --- rows -> problems -------------------------------------------------------------------------
+
+
+def _check(config: DataConfig) -> None:
+    """What can be wrong with the mapping itself, whatever the rows."""
+    if config.path is None:
+        raise DataError("data.path is missing: a file, a folder, a data set id, or a task's name")
+    if config.answer_regex is not None:
+        try:
+            pattern = re.compile(config.answer_regex)
+        except re.error as error:
+            raise DataError(f"data.answer_regex is not a regular expression: {error}") from error
+        if pattern.groups < 1:
+            raise DataError("data.answer_regex needs a group: (...) around the answer")
+    if config.system_prompt is not None and not config.chat:
+        raise DataError("data.system_prompt needs data.chat = true: raw prompts have no messages")
+
+
+def _problem(config: DataConfig, where: str, row_id: str, row: Row) -> Problem:
+    if config.id_field:
+        value = _column(row, config.id_field, where)
+        if not isinstance(value, str | int) or value == "":
+            raise _wrong(where, config.id_field, value, "a text or a whole number")
+        row_id = str(value)
+    verifier = verifier_of(config)
+    if config.verifier_field:
+        verifier = _column(row, config.verifier_field, where)
+        if not isinstance(verifier, str) or not verifier:
+            raise _wrong(where, config.verifier_field, verifier, "a verifier's name")
+    metadata = {name: _column(row, name, where) for name in config.metadata_fields}
+    if METADATA_KEY in row and config.source == "reasoning_gym":
+        metadata[METADATA_KEY] = row[METADATA_KEY]
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        fields = ", ".join(config.metadata_fields)
+        raise DataError(f"{where}: metadata ({fields}) is not JSON-able: {error}") from error
+    return Problem(
+        id=row_id,
+        prompt=_prompt(config, where, row),
+        verifier=verifier,
+        answer=_answer(config, where, row),
+        tests=_tests(config.tests_field, where, row) if config.tests_field else None,
+        metadata=metadata,
+    )
+
+
+def _prompt(config: DataConfig, where: str, row: Row) -> str | tuple[Message, ...]:
+    field = config.prompt_field
+    value = _column(row, field, where)
+    system: tuple[Message, ...] = ()
+    if config.system_prompt is not None:
+        system = ({"role": "system", "content": config.system_prompt},)
+    if isinstance(value, list):
+        if config.prompt_template is not None:
+            raise DataError(f"{where}: data.prompt_template needs a text, {field!r} holds messages")
+        return system + _messages(value, field, where)
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(where, field, value, "a non-empty text or chat messages")
+    if config.prompt_template is not None:
+        value = _fill(config, row, where)
+    return (*system, {"role": "user", "content": value}) if config.chat else value
+
+
+def _messages(value: list[Any], field: str, where: str) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for message in value:
+        # Parquet gives every message the union of all keys, absent ones as null.
+        message = {k: v for k, v in message.items() if v is not None} if message else {}
+        if message.keys() != {"role", "content"} or not isinstance(message["content"], str):
+            raise _wrong(where, field, message, "messages with just a role and a text content")
+        if message["role"] not in ROLES:
+            raise _wrong(where, field, message["role"], f"a role ({', '.join(ROLES)})")
+        messages.append(message)
+    if not messages:
+        raise _wrong(where, field, value, "at least one message")
+    return tuple(messages)
+
+
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
+
+
+def _fill(config: DataConfig, row: Row, where: str) -> str:
+    r"""The template with its placeholders filled in.
+
+    Only `{name}` is a placeholder: `\boxed{}` may stand in a template as it is; `{{` and `}}` are
+    literal braces.
+    """
+    assert config.prompt_template is not None
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:
+            return match[0][0]
+        if name == config.answer_field:
+            raise DataError(f"data.prompt_template would show the gold answer: {{{name}}}")
+        value = _column(row, config.prompt_field if name == "prompt" else name, where)
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+
+    return _PLACEHOLDER.sub(fill, config.prompt_template)
+
+
+def _answer(config: DataConfig, where: str, row: Row) -> str | None:
+    field = config.answer_field
+    if not field:
+        return None
+    value = _column(row, field, where)
+    if config.source == "reasoning_gym" and value is None:
+        return None  # several tasks have no single gold, only a scorer
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _wrong(where, field, value, "a text or a number")
+    text = str(value)
+    if config.answer_regex is not None:
+        found = list(re.finditer(config.answer_regex, text))
+        if not found or found[-1][1] is None:
+            raise DataError(
+                f"{where}: field {field!r} does not match data.answer_regex "
+                f"{config.answer_regex!r}: {_short(text)}"
+            )
+        text = found[-1][1].strip()
+    if not text.strip():
+        raise _wrong(where, field, value, "a non-empty answer")
+    return text
+
+
+def _tests(field: str, where: str, row: Row) -> dict[str, Any]:
+    """Code tests: the contract's object (or its JSON), or assert code (HumanEval, MBPP)."""
+    value = _column(row, field, where)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: field {field!r} is not valid JSON: {error}") from error
+    if isinstance(value, dict):
+        if not isinstance(value.get("kind"), str):
+            raise _wrong(where, field, value, 'tests with a "kind"')
+        return value
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        value = "\n".join(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(where, field, value, "tests")
+    entry_point = _column(row, "entry_point", where)
+    return {"language": "python", "kind": "assert", "entry_point": entry_point, "code": value}
+
+
+def _column(row: Row, name: str, where: str) -> Any:
+    if name not in row:
+        near = difflib.get_close_matches(name, row, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise DataError(f"{where}: no column {name!r}{hint} Columns: {', '.join(row) or 'none'}")
+    return row[name]
+
+
+def _wrong(where: str, field: str, value: object, expected: str) -> DataError:
+    found = f"{type(value).__name__} {_short(json.dumps(value, default=str))}"
+    return DataError(f"{where}: field {field!r} is {found}; expected {expected}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+# --- sources -> rows --------------------------------------------------------------------------
+
+
+def _rows(config: DataConfig, base_dir: Path) -> Iterator[Located]:
+    assert config.path is not None
+    if config.source == "reasoning_gym":
+        return _read_reasoning_gym(config.path, config.params)
+    path = base_dir / Path(config.path).expanduser()
+    source = config.source if config.source != "auto" else _guess(config.path, path)
+    if source == "hf":
+        return _read_hf(config, path)
+    if not path.is_file():
+        raise DataError(f"data.path: there is no file {path}")
+    return _read_jsonl(path) if source == "jsonl" else _read_parquet(path)
+
+
+def _guess(name: str, path: Path) -> str:
+    lower = name.lower()
+    if lower.endswith(JSONL_SUFFIXES):
+        return "jsonl"
+    if lower.endswith(".parquet"):
+        return "parquet"
+    if path.is_file():
+        raise DataError(
+            f"{path}: cannot tell the format from the name; set data.source to jsonl or parquet"
+        )
+    if not path.exists() and (name.startswith((".", "~", "/")) or name.count("/") > 1):
+        raise DataError(f"data.path: there is no file or folder {path}")
+    return "hf"
+
+
+def _read_jsonl(path: Path) -> Iterator[Located]:
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield (
+                        f"{path} line {number}",
+                        f"{_stem(path)}-{number}",
+                        _parse(line, path, number),
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _parse(line: bytes, path: Path, number: int) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} line {number}: not UTF-8: {error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} line {number}: not valid JSON: {error.msg} at column {error.colno}"
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{path} line {number}: a JSON {type(row).__name__}, expected one object a line"
+        )
+    return row
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _read_parquet(path: Path) -> Iterator[Located]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", f"{_stem(path)}-{number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _read_hf(config: DataConfig, path: Path) -> Iterator[Located]:
+    import datasets
+
+    assert config.path is not None
+    name = str(path) if path.is_dir() else config.path
+    saved = path.is_dir() and any(
+        (path / marker).is_file() for marker in ("state.json", "dataset_dict.json")
+    )
+    try:
+        if saved:
+            data: Any = datasets.load_from_disk(name)
+            if isinstance(data, datasets.DatasetDict):
+                data = data[config.split]
+        else:
+            data = datasets.load_dataset(name, config.name, split=config.split)
+    except KeyError as error:
+        raise DataError(f"{name}: no split {config.split!r}; splits: {', '.join(data)}") from error
+    except Exception as error:  # the boundary to `datasets`, which raises its backends' own errors
+        raise DataError(
+            f"data set {name!r} (name {config.name!r}, split {config.split!r}) is neither a local "
+            f"file or folder nor could it be loaded by `datasets`: {type(error).__name__}: {error}"
+        ) from error
+    for number, row in enumerate(data, start=1):
+        yield f"{name} [{config.split}] row {number}", f"{config.split}-{number}", row
+
+
+def _read_reasoning_gym(task: str, params: dict[str, Any]) -> Iterator[Located]:
+    try:
+        from reasoning_gym.composite import DatasetSpec
+        from reasoning_gym.factory import DATASETS, create_dataset
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f'data.source = "reasoning_gym" needs the package reasoning-gym ({error}); '
+            "install it: pip install 'rlvr[reasoning-gym]'"
+        ) from error
+
+    specs = params.get("datasets", [])
+    for name in (task, *(spec["name"] for spec in specs)):
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
+            raise DataError(
+                f"reasoning-gym has no task {name!r}; nearest: {', '.join(near) or 'none'} "
+                f"({len(DATASETS)} tasks)"
+            )
+    # reasoning-gym draws a random seed when none is given; a run must be repeatable.
+    arguments = {"seed": 0, **params}
+    if task == "composite":
+        arguments["datasets"] = [DatasetSpec(**{"weight": 1.0, "config": {}, **s}) for s in specs]
+    try:
+        data = create_dataset(task, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        known = ", ".join(DATASETS[task][1].__dataclass_fields__)
+        raise DataError(
+            f"reasoning-gym task {task!r} refuses data.params: {error}; its parameters: {known}"
+        ) from error
+    task_params = {spec["name"]: spec.get("config", {}) for spec in specs} or {task: params}
+    for number, entry in enumerate(islice(data, len(data)), start=1):
+        name = entry["metadata"]["source_dataset"] if specs else task
+        source = {"task": name, "params": encode(task_params[name]), "entry": encode(entry)}
+        row = {"prompt": entry["question"], "answer": entry["answer"], METADATA_KEY: source}
+        yield f"reasoning-gym {task} entry {number}", f"{task}-{number}", row

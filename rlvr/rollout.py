@@ -1,0 +1,249 @@
+"""One vLLM engine: a problem in, a group of sampled completions out.
+
+`RolloutEngine` is a plain class with async methods; `ray.remote(RolloutEngine)` makes the actor.
+It also holds the rollout side of a weight transfer (`rlvr.weights` drives it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from rlvr.config import RunConfig
+from rlvr.errors import RolloutError, WeightTransferError
+from rlvr.types import Completion, Group, Problem, Rollout, VersionSpan
+from rlvr.weights import parse_version, resolve_backend, version_label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn."""
+
+    max_tokens: int
+    """Completion length limit in tokens."""
+    temperature: float = 1.0
+    """0 is greedy: the most likely token, always."""
+    top_p: float = 1.0
+    """Nucleus; must be 1 in training, where the learner cannot see it."""
+    stop: tuple[str, ...] = ()
+    """Stop strings. They stay in the completion."""
+
+    @classmethod
+    def for_training(cls, config: RunConfig) -> Sampling:
+        rollout = config.rollout
+        return cls(
+            max_tokens=rollout.max_tokens, temperature=rollout.temperature, stop=rollout.stop
+        )
+
+    @classmethod
+    def for_evaluation(cls, config: RunConfig) -> Sampling:
+        return cls(
+            max_tokens=config.eval.max_tokens or config.rollout.max_tokens,
+            temperature=config.eval.temperature,
+            top_p=config.eval.top_p,
+            stop=config.rollout.stop,
+        )
+
+
+class RolloutEngine:
+    """A vLLM `AsyncLLM`, its tokenizer, and the version of the weights it holds.
+
+    Concurrency: any number of `generate` calls may be in flight; vLLM batches them. During a weight
+    update they are frozen, and go on with the new weights and the key-value cache they have; their
+    version spans show which tokens came from which weights.
+    """
+
+    def __init__(self, config: RunConfig, model_dir: str, worker_index: int) -> None:
+        self.name = f"rollout-{worker_index}"
+        self.version = 0
+        self._config = config
+        self._model_dir = model_dir
+        self._worker_index = worker_index
+        self._request_ids = itertools.count()
+        self._num_running = 0
+        self._num_tokens = 0
+        self._shared: Any = None
+
+    async def start(self) -> None:
+        """Load the model and start vLLM's processes. The weights are version 0."""
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            self._model_dir, trust_remote_code=self._config.model.trust_remote_code
+        )
+        self._llm = AsyncLLM.from_engine_args(self._engine_args())
+        self._max_model_len: int = self._llm.model_config.max_model_len
+        await self._llm.update_weight_version(version_label(0))
+
+    def _engine_args(self) -> Any:
+        from vllm.config.weight_transfer import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+
+        rollout = self._config.rollout
+        args: dict[str, Any] = {
+            "model": self._model_dir,
+            "trust_remote_code": self._config.model.trust_remote_code,
+            "dtype": rollout.dtype,
+            "tensor_parallel_size": rollout.tensor_parallel_size,
+            "max_model_len": rollout.max_model_len,
+            "max_num_seqs": rollout.max_num_seqs,
+            "enforce_eager": rollout.enforce_eager,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "generation_config": "vllm",
+            "seed": self._config.seed * 1009 + self._worker_index,
+            "disable_log_stats": True,
+            "weight_transfer_config": WeightTransferConfig(
+                backend=resolve_backend(self._config, has_gpu=not current_platform.is_cpu())
+            ),
+        }
+        if current_platform.is_cpu():
+            args["kv_cache_memory_bytes"] = int(rollout.kv_cache_gb * 2**30)
+        else:
+            args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+        return AsyncEngineArgs(**(args | rollout.engine_args))
+
+    async def generate(self, index: int, problem: Problem, num: int, sampling: Sampling) -> Group:
+        """Sample `num` completions of a problem.
+
+        Returns:
+            The group, not scored. `text` is what `token_ids` decode to, without special tokens.
+
+        Raises:
+            RolloutError: the prompt leaves no room for `sampling.max_tokens`, or the engine died.
+        """
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        prompt_token_ids = self._encode(problem)
+        room = self._max_model_len - sampling.max_tokens
+        if len(prompt_token_ids) > room:
+            raise RolloutError(
+                f"problem {problem.id!r}: its prompt has {len(prompt_token_ids)} tokens, but only "
+                f"{room} fit (max_model_len {self._max_model_len} - max_tokens "
+                f"{sampling.max_tokens}); raise rollout.max_model_len or drop the problem"
+            )
+        params = SamplingParams(
+            n=num,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            # Without stop strings nothing needs the text while sampling: it is decoded once, below.
+            detokenize=bool(sampling.stop),
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {
+            "prompt_token_ids": prompt_token_ids,
+            # The salt is part of every prefix-cache key: no block outlives the weights it is from.
+            "cache_salt": version_label(self.version),
+        }
+        request_id = f"{self.name}-{next(self._request_ids)}"
+        self._num_running += num
+        try:
+            async for output in self._llm.generate(prompt, params, request_id):
+                pass
+        finally:
+            self._num_running -= num
+        completions = [self._completion(item) for item in output.outputs]
+        self._num_tokens += sum(len(completion.token_ids) for completion in completions)
+        return Group(
+            index=index,
+            problem=problem,
+            prompt_token_ids=tuple(prompt_token_ids),
+            rollouts=tuple(Rollout(completion=completion) for completion in completions),
+        )
+
+    def _encode(self, problem: Problem) -> list[int]:
+        if isinstance(problem.prompt, str):
+            return self._tokenizer(problem.prompt)["input_ids"]
+        template = self._config.model.chat_template
+        return self._tokenizer.apply_chat_template(
+            list(problem.prompt),
+            chat_template=None if template == "none" else template,
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+
+    def _completion(self, output: Any) -> Completion:
+        token_ids = tuple(output.token_ids)
+        return Completion(
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            token_ids=token_ids,
+            logprobs=tuple(
+                position[token].logprob
+                for position, token in zip(output.logprobs, token_ids, strict=True)
+            ),
+            versions=tuple(
+                VersionSpan(version=parse_version(span.version), start=span.start, end=span.end)
+                for span in output.weight_versions
+            ),
+            finish_reason=output.finish_reason,
+        )
+
+    def stats(self) -> dict[str, float]:
+        """`tokens_generated` since the start, `completions_running` now, weight `version`."""
+        return {
+            "tokens_generated": self._num_tokens,
+            "completions_running": self._num_running,
+            "version": self.version,
+        }
+
+    async def close(self) -> None:
+        """Stop vLLM's processes."""
+        self._llm.shutdown()
+
+    # The rollout side of a weight transfer: one method for each of vLLM's protocol.
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def start_weight_update(self, version: int) -> None:
+        """Freeze generation and get ready to receive weights.
+
+        Raises:
+            WeightTransferError: this worker already has `version` or a newer one.
+        """
+        if version <= self.version:
+            raise WeightTransferError(
+                f"it holds weights v{self.version} already, refused the stale v{version}"
+            )
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any], buffer: Any = None) -> None:
+        """Receive one part of the weights.
+
+        Args:
+            update_info: What the backend's engine in vLLM expects.
+            buffer: The `ray` backend's bytes (a uint8 array out of Ray's object store).
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        if buffer is not None:
+            from rlvr.weights_ray import SharedBuffer
+
+            self._shared = self._shared or SharedBuffer()
+            update_info = update_info | {"path": self._shared.write(buffer)}
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_weight_update(self, version: int) -> int:
+        """Switch to the new weights and go on generating.
+
+        Returns:
+            The version that vLLM confirms.
+        """
+        await self._llm.finish_weight_update(version_label(version))
+        self.version = parse_version(await self._llm.get_weight_version())
+        await self._llm.resume_generation()
+        return self.version

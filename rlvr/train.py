@@ -1,0 +1,234 @@
+"""The loop: rollout -> verdict -> advantage -> loss -> weights.
+
+One loop for every degree of asynchrony: `max_lag` is how many versions the rollout workers may run
+ahead. Everything here is written against the small protocols below; `cluster.py` implements them
+with Ray, and tests with deterministic stand-ins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlvr.advantages import compute
+from rlvr.checkpoint import Checkpoint, CheckpointStore
+from rlvr.completions_log import CompletionsLog
+from rlvr.config import RunConfig
+from rlvr.display import Display
+from rlvr.evaluate import PassRate, evaluate
+from rlvr.metrics import MetricsWriter, group_metrics
+from rlvr.sampling import Sampling
+from rlvr.scoring import Scorer
+from rlvr.shaping import mask_truncated, shape_rewards
+from rlvr.stream import GroupStream, Problems, Sample
+from rlvr.types import Batch, Group, Problem
+
+
+class Rollouts(Protocol):
+    """The rollout workers, however many and wherever they are."""
+
+    async def generate(self, index: int, problem: Problem, num: int, sampling: Sampling) -> Group:
+        """The unscored group of `num` completions. Survives the death of a worker."""
+        ...
+
+    def take_stats(self) -> dict[str, float]:
+        """Metrics since the last call."""
+        ...
+
+
+class Learner(Protocol):
+    """The learner, on however many ranks."""
+
+    async def step(self, batch: Batch) -> dict[str, float]: ...
+
+    async def publish(self) -> dict[str, float]:
+        """Move the weights into every rollout worker; returns once all have confirmed."""
+        ...
+
+    async def kl_penalties(self, groups: Sequence[Group]) -> list[list[float]]:
+        """[P][G] KL to the reference model, summed over each completion's tokens."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write the exact training state, and the model as `transformers` reads it."""
+        ...
+
+    async def load(self, folder: Path, version: int) -> None:
+        """Continue from what `save` wrote; the policy is `version` then."""
+        ...
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run came to."""
+
+    step: int
+    interrupted: bool
+    checkpoint: Path | None
+    evaluations: dict[int, PassRate] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trainer:
+    """The parts of one run, and the loop that drives them."""
+
+    config: RunConfig
+    run_dir: Path
+    problems: Problems
+    eval_problems: Sequence[Problem]
+    rollouts: Rollouts
+    learner: Learner
+    scorer: Scorer
+    checkpoints: CheckpointStore
+    metrics: MetricsWriter
+    completions: CompletionsLog
+    display: Display
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set it (Ctrl-C does) to save and end at the next safe point."""
+    _step: int = field(default=0, init=False)
+    _seconds: dict[str, float] = field(default_factory=dict, init=False)
+    _evaluations: dict[int, PassRate] = field(default_factory=dict, init=False)
+
+    async def run(self, resume: Checkpoint | None = None) -> Result:
+        """Train from the start, or from `resume`, to the last step (or until `stop` is set)."""
+        config = self.config
+        stream = self._stream()
+        try:
+            if resume:
+                await self._restore(stream, resume)
+            else:
+                await self._evaluate()
+            while self._step < config.num_steps and not self.stop.is_set():
+                self._seconds.clear()
+                with self._phase("step"):
+                    with self._phase("rollout"):
+                        taken = await self._unless_stopped(stream.take())
+                    if taken is None:
+                        break
+                    self.scorer.check([*taken.groups, *taken.dropped])
+                    with self._phase("advantages"):
+                        batch = await self._batch(taken.groups)
+                    with self._phase("learner"):
+                        figures = await self.learner.step(batch)
+                    with self._phase("publish"):
+                        figures |= await self.learner.publish()
+                self._step += 1
+                self._log(batch, taken.dropped, figures)
+                if config.eval.every and self._step % config.eval.every == 0:
+                    await self._evaluate()
+                if config.checkpoint.every and self._step % config.checkpoint.every == 0:
+                    await self._save(stream)
+            if self._step not in self._evaluations:
+                await self._evaluate()
+            return Result(
+                step=self._step,
+                interrupted=self._step < config.num_steps,
+                checkpoint=await self._save(stream),
+                evaluations=self._evaluations,
+            )
+        finally:
+            await stream.close()
+
+    async def _batch(self, groups: Sequence[Group]) -> Batch:
+        algorithm = self.config.algorithm
+        shaped = await shape_rewards(groups, self.config, self.learner.kl_penalties)
+        advantages = compute(algorithm.advantage, [group.rewards for group in shaped])
+        if algorithm.mask_truncated:
+            advantages = mask_truncated(advantages, shaped)
+        return Batch(step=self._step, groups=tuple(shaped), advantages=advantages)
+
+    def _stream(self) -> GroupStream:
+        config = self.config
+        return GroupStream(
+            self.problems,
+            self._sampler(config.rollout.group_size, Sampling.for_training(config)),
+            groups_per_step=config.groups_per_step,
+            max_lag=config.max_lag,
+            dynamic=config.algorithm.dynamic_sampling,
+            max_refill_factor=config.algorithm.max_refill_factor,
+        )
+
+    def _sampler(self, num: int, sampling: Sampling) -> Sample:
+        """Samples a problem's group and has it judged at once, while others are still sampled."""
+
+        async def sample(index: int, problem: Problem) -> Group:
+            return await self.scorer.score(
+                await self.rollouts.generate(index, problem, num, sampling)
+            )
+
+        return sample
+
+    async def _evaluate(self) -> None:
+        """Held-out pass rate of the current policy, by the same workers and verifiers."""
+        if not self.eval_problems or self.stop.is_set():
+            return
+        num = self.config.eval.num_samples
+        sample = self._sampler(num, Sampling.for_evaluation(self.config))
+        with self._phase("eval"):
+            done = await self._unless_stopped(evaluate(self.eval_problems, sample, num))
+        if done is None:
+            return
+        result, groups = done
+        self._evaluations[self._step] = result
+        self.completions.write_evaluation(self._step, groups)
+        self.metrics.write_evaluation(self._step, result, self._seconds["eval"])
+        self.display.evaluation(self._step, result)
+
+    async def _save(self, stream: GroupStream) -> Path:
+        cursor, finished = stream.state()
+        with self._phase("checkpoint"):
+            self.metrics.sync()
+            return await self.checkpoints.save(
+                self._step, {"step": self._step, "stream": cursor}, finished, self.learner.save
+            )
+
+    async def _restore(self, stream: GroupStream, checkpoint: Checkpoint) -> None:
+        """Continue where the checkpoint was; what was logged after it is forgotten, since those
+        steps are made again."""
+        self._step = checkpoint.step
+        await self.learner.load(checkpoint.path, self._step)
+        await self.learner.publish()
+        self.metrics.truncate_after(self._step)
+        self.completions.truncate_after(self._step)
+        stream.restore(checkpoint.state["stream"], checkpoint.groups)
+
+    async def _unless_stopped(self, work: Any) -> Any:
+        """The result of `work`, or None when `stop` is set first (`work` is then cancelled)."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return None
+        finally:
+            stopped.cancel()
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self.display.phase(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def _log(self, batch: Batch, dropped: Sequence[Group], figures: dict[str, float]) -> None:
+        """Write the step's metrics and completions; `_step` counts it as done already."""
+        sampled = [*batch.groups, *dropped]
+        row = group_metrics(sampled, version=batch.step) | figures | self.rollouts.take_stats()
+        row |= {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+        row["groups/trained"] = len(batch.groups)
+        row["groups/refilled"] = len(dropped)
+        row["idle/learner_s"] = self._seconds["step"] - self._seconds["learner"]
+        row["idle/rollout_s"] = max(0.0, self._seconds["step"] - row.pop("time/rollout_busy_s"))
+        self.metrics.write(self._step, row)
+        self.completions.write(self._step, sampled)
+        self.display.step(self._step, row)
