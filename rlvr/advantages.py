@@ -126,8 +126,8 @@ def compute(kind: Estimator, rewards_P_G: Sequence[Rewards]) -> tuple[Advantages
 def zero_variance(rewards: Rewards) -> bool:
     """Whether a group carries no group-relative signal: fewer than two valid, or all the same.
 
-    This is what dynamic sampling refills. It looks at rewards, penalties included, so a group
-    that is all right but of different lengths may have a signal (overlong shaping).
+    This is what dynamic sampling refills. Decided by the rewards given: with penalties included,
+    a group that is all right may still have a signal (overlong shaping).
     """
     return _all_same([reward for reward in rewards if reward is not None])
 

@@ -23,7 +23,7 @@ Padded rows (one completion a row, ordinary causal attention) are the slow refer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -108,6 +108,25 @@ class MicroBatch:
     def num_nodes(self) -> int:
         """Tokens computed, padding included."""
         return self.token_ids.numel()
+
+    @property
+    def num_padded(self) -> int:
+        """Tokens that padded rows of the same sequences would compute, group by group."""
+        longest: dict[int, list[int]] = {}
+        for sample in self.samples:
+            longest.setdefault(sample.group, []).append(len(sample.inputs))
+        return sum(len(lengths) * max(lengths) for lengths in longest.values())
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """A copy on `device`; itself when it is there already."""
+        if self.token_ids.device == device:
+            return self
+        tensors = {
+            f.name: value.to(device)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
 
     def split(self, values: Tensor) -> list[Tensor]:
         """Cut a flat [T] tensor into one tensor for each sequence."""

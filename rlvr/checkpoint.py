@@ -156,7 +156,7 @@ class CheckpointStore:
     def mark_best(self, step: int) -> None:
         """Point `checkpoints/best` to the checkpoint of `step`, which is then never pruned."""
         link = self._root / BEST
-        partial = self._root / f"{PARTIAL}{BEST}"
+        partial = self._root / f"{BEST}.new"
         partial.unlink(missing_ok=True)
         partial.symlink_to(self.path(step).name)
         partial.replace(link)
@@ -190,7 +190,7 @@ class CheckpointStore:
         return (
             f"cannot write the checkpoint of step {step} to {self._root}: "
             f"{type(error).__name__}: {error} ({free_mb:,.0f} MiB free). {older}. "
-            f"Free space on that disk and run `rlvr train --resume {self._run_dir}`."
+            f"Free space if the disk is full, then run `rlvr train --resume {self._run_dir}`."
         )
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +151,28 @@ class LearnerActor:
         return {"weights/publish_s": report.seconds, "weights/bytes": float(report.bytes)}
 
     def _publisher_to(self, names: Sequence[str]) -> Any:
-        from rlvr.weights import WeightPublisher
-        from rlvr.weights_ray import RayRolloutHandle
+        from rlvr.weights import WeightPublisher, resolve_backend
 
-        return WeightPublisher.from_config(
-            self._config,
+        config = self._config
+        return WeightPublisher(
+            resolve_backend(config, has_gpu=self._learner.device.type == "cuda"),
             self._learner.weight_source(),
-            [RayRolloutHandle(name, self._workers[name]) for name in names],
+            [_Target(name, self._workers[name]) for name in names],
+            timeout_s=config.weights.timeout_s,
             rank=self._rank,
+            dtype=config.rollout.dtype,
         )
+
+
+class _Target:
+    """A rollout actor as `weights.RolloutHandle`."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name = name
+        self._actor = actor
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        return self._actor.call.remote(method, *args).future()
 
 
 class LearnerGroup:

@@ -15,11 +15,11 @@ import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlvr.arithmetic import make_problems
 from rlvr.config import DataConfig
 from rlvr.errors import DataError
 from rlvr.types import Message, Problem
@@ -43,6 +43,8 @@ def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
     Raises:
         DataError: the data set is missing, empty or malformed.
     """
+    if config.source == "arithmetic":
+        return _make_arithmetic(config)
     _check(config)
     stop = None if config.limit is None else config.skip + config.limit
     problems: list[Problem] = []
@@ -62,11 +64,25 @@ def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
     return problems
 
 
+def _make_arithmetic(config: DataConfig) -> list[Problem]:
+    try:
+        problems = make_problems(
+            verifier=config.verifier, system=config.system_prompt, **config.params
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f'data.params of data.source = "arithmetic": {error}') from error
+    return problems[config.skip :][: config.limit]
+
+
 def verifier_of(config: DataConfig) -> str:
-    """The verifier of rows that name none: reasoning-gym's own unless one was asked for."""
-    if config.source == "reasoning_gym" and "verifier" not in config.model_fields_set:
-        return METADATA_KEY
-    return config.verifier
+    """The verifier of rows that name none.
+
+    For reasoning-gym it is the task's own scorer unless another than the default is asked for. (A
+    resolved configuration lists defaults too, so "was it set?" would change its meaning on resume.)
+    """
+    default = DataConfig.model_fields["verifier"].default
+    own_scorer = config.source == "reasoning_gym" and config.verifier == default
+    return METADATA_KEY if own_scorer else config.verifier
 
 
 class ProblemStream:
@@ -347,18 +363,22 @@ def _read_jsonl(path: Path) -> Iterator[Located]:
 
 def _parse(line: bytes, path: Path, number: int) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} line {number}: not UTF-8: {error}") from error
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} line {number}: not valid JSON: {error.msg} at column {error.colno}"
         ) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8; NaN; a number or depth too large
+        raise DataError(f"{path} line {number}: not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(
             f"{path} line {number}: a JSON {type(row).__name__}, expected one object a line"
         )
     return row
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _stem(path: Path) -> str:
@@ -391,17 +411,18 @@ def _read_hf(config: DataConfig, path: Path) -> Iterator[Located]:
     try:
         if saved:
             data: Any = datasets.load_from_disk(name)
-            if isinstance(data, datasets.DatasetDict):
-                data = data[config.split]
         else:
             data = datasets.load_dataset(name, config.name, split=config.split)
-    except KeyError as error:
-        raise DataError(f"{name}: no split {config.split!r}; splits: {', '.join(data)}") from error
     except Exception as error:  # the boundary to `datasets`, which raises its backends' own errors
         raise DataError(
             f"data set {name!r} (name {config.name!r}, split {config.split!r}) is neither a local "
             f"file or folder nor could it be loaded by `datasets`: {type(error).__name__}: {error}"
         ) from error
+    if isinstance(data, datasets.DatasetDict):
+        if config.split not in data:
+            splits = ", ".join(str(split) for split in data)
+            raise DataError(f"{name}: no split {config.split!r}; splits: {splits}")
+        data = data[config.split]
     for number, row in enumerate(data, start=1):
         yield f"{name} [{config.split}] row {number}", f"{config.split}-{number}", row
 
@@ -416,7 +437,7 @@ def _read_reasoning_gym(task: str, params: dict[str, Any]) -> Iterator[Located]:
             "install it: pip install 'rlvr[reasoning-gym]'"
         ) from error
 
-    specs = params.get("datasets", [])
+    specs = [_gym_spec(spec) for spec in params.get("datasets", [])]
     for name in (task, *(spec["name"] for spec in specs)):
         if name not in DATASETS:
             near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
@@ -426,18 +447,36 @@ def _read_reasoning_gym(task: str, params: dict[str, Any]) -> Iterator[Located]:
             )
     # reasoning-gym draws a random seed when none is given; a run must be repeatable.
     arguments = {"seed": 0, **params}
-    if task == "composite":
-        arguments["datasets"] = [DatasetSpec(**{"weight": 1.0, "config": {}, **s}) for s in specs]
     try:
+        if task == "composite":
+            arguments["datasets"] = [DatasetSpec(**spec) for spec in specs]
         data = create_dataset(task, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         known = ", ".join(DATASETS[task][1].__dataclass_fields__)
         raise DataError(
             f"reasoning-gym task {task!r} refuses data.params: {error}; its parameters: {known}"
         ) from error
-    task_params = {spec["name"]: spec.get("config", {}) for spec in specs} or {task: params}
-    for number, entry in enumerate(islice(data, len(data)), start=1):
+    task_params = {spec["name"]: spec["config"] for spec in specs} or {task: params}
+    for index in range(len(data)):
+        entry = data[index]
         name = entry["metadata"]["source_dataset"] if specs else task
-        source = {"task": name, "params": encode(task_params[name]), "entry": encode(entry)}
-        row = {"prompt": entry["question"], "answer": entry["answer"], METADATA_KEY: source}
-        yield f"reasoning-gym {task} entry {number}", f"{task}-{number}", row
+        row = {
+            "prompt": entry["question"],
+            "question": entry["question"],
+            "answer": entry["answer"],
+            METADATA_KEY: {
+                "task": name,
+                "params": encode(task_params[name]),
+                "entry": encode(entry),
+            },
+        }
+        yield f"reasoning-gym {task} entry {index + 1}", f"{task}-{index + 1}", row
+
+
+def _gym_spec(spec: Any) -> dict[str, Any]:
+    """One member of a composite: a task's name, or `{"name", "weight", "config"}`."""
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, dict) or "name" not in spec:
+        raise DataError(f"data.params.datasets holds names or tables with a name, got {spec!r}")
+    return {"weight": 1.0, "config": {}, **spec}

@@ -8,6 +8,7 @@ import json
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr import checkpoint
-from rlvr.config import DataConfig, RunConfig
+from rlvr.config import RunConfig
 from rlvr.data import ProblemStream, load_problems
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.load_config import resolve
@@ -44,8 +45,8 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         ConfigError, DataError, ModelError, VerifierLoadError: saying what is wrong.
     """
-    problems = load_problems(config.data)
-    eval_problems = load_problems(config.eval.data) if config.eval.data else []
+    problems = load_problems(config.data, Path.cwd())
+    eval_problems = load_problems(config.eval.data, Path.cwd()) if config.eval.data else []
     params = verifier_params(config.data, config.eval.data)
     for name in sorted({problem.verifier for problem in [*problems, *eval_problems]}):
         load_verifier(name, params.get(name, {}))
@@ -100,7 +101,9 @@ async def _train(plan: Plan, run_dir: Path, *, resume: bool) -> Any:
             trainer = Trainer(
                 config=config,
                 run_dir=run_dir,
-                problems=ProblemStream(plan.problems, config.seed, shuffle=config.data.shuffle),
+                problems=ProblemStream(
+                    plan.problems, seed=config.seed, shuffle=config.data.shuffle
+                ),
                 eval_problems=plan.eval_problems,
                 rollouts=cluster.rollouts,
                 learner=cluster,
@@ -198,6 +201,18 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def describe_data(data: DataConfig) -> str:
-    """The data set in a few words."""
-    return data.path or data.source
+def print_plan(plan: Plan) -> None:
+    """What was checked, then the resolved configuration as JSON on standard output."""
+    config = plan.config
+    held_out = f", {len(plan.eval_problems)} held out" if plan.eval_problems else ""
+    verifiers = sorted({problem.verifier for problem in plan.problems})
+    per_step = f"{config.groups_per_step} problems x {config.rollout.group_size} completions"
+    for line in (
+        f"model     {plan.model}",
+        f"data      {len(plan.problems)} problems{held_out}",
+        f"verifier  {', '.join(verifiers)}",
+        f"work      {config.num_steps} steps of {per_step}",
+        "all that can be checked without starting is in order",
+    ):
+        print(line, file=sys.stderr)
+    print(json.dumps(config.model_dump(mode="json"), indent=1))

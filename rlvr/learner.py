@@ -7,10 +7,13 @@ all of them, with the same arguments.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import pickle
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,11 +23,11 @@ from rlvr.batch import MicroBatch, Sample, pack
 from rlvr.config import RunConfig
 from rlvr.errors import CheckpointError, LearnerError
 from rlvr.loss import LossOutput, LossSettings, aggregation_weights, policy_loss, sequence_kl
-from rlvr.metrics import PhaseTimer
 from rlvr.optim import MasterWeights, Optimizer, learning_rate
-from rlvr.policy import Policy, full_tensor, load_policy, published_weights, shard, source_dtype
+from rlvr.policy import Policy, load_policy, shard
 from rlvr.types import Batch, Group
 
+T = TypeVar("T")
 TokenKey = tuple[int, int]
 """Position of a group in its batch, and of a completion in its group."""
 
@@ -114,7 +117,7 @@ class Learner:
         Raises:
             LearnerError: the loss or its gradient is not finite; the weights are unchanged.
         """
-        timer = PhaseTimer()
+        timer = _Timer()
         with timer("pack"):
             minibatches = [self._pack(samples) for samples in self._samples(batch)]
         old = {}
@@ -136,7 +139,7 @@ class Learner:
         return {
             **totals.metrics(self._loss_settings, len(minibatches)),
             **self._packing_metrics(minibatches),
-            **timer.take(),
+            **timer.metrics(),
             "grad_norm": sum(norms) / len(norms),
             "lr": lr,
         }
@@ -265,9 +268,186 @@ class Learner:
             for group in range(len(groups))
         ]
 
-    def _from_all_ranks[T](self, found: dict[TokenKey, T]) -> dict[TokenKey, T]:
+    def _from_all_ranks(self, found: dict[TokenKey, T]) -> dict[TokenKey, T]:
         if self.world_size == 1:
             return found
         parts: list[dict[TokenKey, T]] = [{}] * self.world_size
         dist.all_gather_object(parts, found)
         return {key: value for part in parts for key, value in part.items()}
+
+    def _packing_metrics(self, minibatches: Sequence[Sequence[MicroBatch]]) -> dict[str, float]:
+        micros = [micro for minibatch in minibatches for micro in minibatch]
+        counts = torch.tensor(
+            [sum(m.num_nodes for m in micros), sum(m.num_padded for m in micros)],
+            dtype=torch.float64,
+            device=self.device,
+        )
+        if self.world_size > 1:
+            dist.all_reduce(counts)
+        nodes, padded = counts.tolist()
+        return {
+            "packing/nodes": nodes,
+            "packing/sharing": padded / nodes if nodes else 1.0,
+            "packing/microbatches": float(len(micros)),
+        }
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as the rollout engines load them: Hugging Face names, whole tensors in
+        `rollout.dtype`, adapters merged in, tied weights once. Each tensor is a copy."""
+        return self.policy.export(self._masters.named, getattr(torch, self.config.rollout.dtype))
+
+    def weight_source(self) -> WeightSource:
+        """`named_weights` as vLLM's trainer engines take it."""
+        return WeightSource(self)
+
+    def save_state(self, folder: Path) -> None:
+        """Write what an exact resume needs, one file for each rank."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "world_size": self.world_size,
+            "optimizer": self._optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        try:
+            torch.save(state, self._state_file(folder))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise CheckpointError(
+                f"cannot write the learner's state to {folder}: {error}"
+            ) from error
+
+    def load_state(self, folder: Path) -> None:
+        """Continue exactly where `save_state` was called.
+
+        Raises:
+            CheckpointError: the state is missing, broken, of another model or of another number
+                of ranks.
+        """
+        file = self._state_file(folder)
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True, mmap=True)
+            if state["world_size"] != self.world_size:
+                raise CheckpointError(
+                    f"{folder} was saved by {state['world_size']} learner ranks, and there are "
+                    f"{self.world_size} now: set learner.num_ranks={state['world_size']}"
+                )
+            self._optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"].cpu())
+        except CheckpointError:
+            raise
+        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"cannot read the learner's state in {file}: {error}") from error
+
+    def _state_file(self, folder: Path) -> Path:
+        return folder / f"rank-{self.rank}.pt"
+
+    def save_hf(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face model folder, in the data type of the initial weights,
+        with the tokenizer. With LoRA the weights are merged, and the adapter is in `adapter/`."""
+        self.policy.save(folder, self._masters.named, self._model_dir, write=self.rank == 0)
+
+
+class WeightSource:
+    """The learner's weights as a re-iterable source (vLLM's `WeightSource` protocol)."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self._learner.named_weights()
+
+
+class _Totals:
+    """Sums and maxima of a step, over its micro-batches and all ranks."""
+
+    def __init__(self, world_size: int, device: torch.device) -> None:
+        self._world_size = world_size
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._maxima: dict[str, Tensor] = {}
+
+    def add(self, output: LossOutput) -> None:
+        for name, value in output.sums.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+        for name, value in output.maxima.items():
+            self._maxima[name] = torch.maximum(self._maxima.get(name, value), value)
+
+    def _reduced(
+        self, values: dict[str, Tensor], names: Sequence[str], operation: dist.ReduceOp.RedOpType
+    ) -> dict[str, float]:
+        empty = 0.0 if operation == dist.ReduceOp.SUM else -math.inf
+        tensor = torch.tensor(
+            [float(values.get(name, empty)) for name in names],
+            dtype=torch.float64,
+            device=self._device,
+        )
+        if self._world_size > 1:
+            dist.all_reduce(tensor, operation)
+        return dict(zip(names, tensor.tolist(), strict=True))
+
+    def loss(self) -> float:
+        return self._reduced(self._sums, ["loss"], dist.ReduceOp.SUM)["loss"]
+
+    def metrics(self, settings: LossSettings, num_minibatches: int) -> dict[str, float]:
+        """Means and maxima over the trained tokens; only the loss when there are none."""
+        names = ["loss", "num_tokens", *MEANS, *IMPORTANCE_MEANS]
+        sums = self._reduced(self._sums, names, dist.ReduceOp.SUM)
+        maxima = self._reduced(self._maxima, list(MAXIMA), dist.ReduceOp.MAX)
+        num_tokens = sums["num_tokens"]
+        found = {"loss": sums["loss"] / num_minibatches, "tokens/trained": num_tokens}
+        if not num_tokens:
+            return found
+        means = dict(MEANS)
+        if not settings.kl_in_loss:
+            del means["ref_kl"]
+        if settings.importance != "none":
+            means |= IMPORTANCE_MEANS
+        found |= {metric: sums[name] / num_tokens for name, metric in means.items()}
+        found |= {metric: maxima[name] for name, metric in MAXIMA.items()}
+        return found
+
+
+class _Timer:
+    """Adds up seconds by phase."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - started
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
+
+    def metrics(self) -> dict[str, float]:
+        return {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+
+
+def _key(sample: Sample) -> TokenKey:
+    return sample.group, sample.member
+
+
+def _sample(group: Group, index: int, member: int, advantage: float, weight: float) -> Sample:
+    return Sample(
+        group=index,
+        member=member,
+        prompt=group.prompt_token_ids,
+        completion=group.rollouts[member].completion,
+        advantage=advantage,
+        weight=weight,
+    )
+
+
+def _all_samples(groups: Sequence[Group]) -> list[Sample]:
+    return [
+        _sample(group, index, member, advantage=0.0, weight=0.0)
+        for index, group in enumerate(groups)
+        for member, rollout in enumerate(group.rollouts)
+        if rollout.completion.token_ids
+    ]
+
+
+def _device(choice: str, rank: int) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())

@@ -81,6 +81,27 @@ def resolve_model(path: str, revision: str | None = None) -> Path:
     return _checked_folder(_from_hub(path, revision))
 
 
+def locate_model(path: str, revision: str | None = None) -> str:
+    """Where `resolve_model` will get the model from, in words; downloads no weights.
+
+    Raises:
+        ModelError: no such model, as far as can be told.
+    """
+    if path in BUILT_IN_MODELS:
+        folder = built_in_folder(path)
+        if folder.is_dir():
+            return str(folder)
+        return f"{BUILT_IN_MODELS[path].requirement} from the package registry, at the first start"
+    folder = Path(path).expanduser()
+    if folder.exists() or path.startswith(("/", ".", "~")):
+        return str(_checked_folder(folder))
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(path, revision):
+        hf_hub_download(path, "config.json", revision=revision)
+    return f"{path} on the Hugging Face hub"
+
+
 def cache_dir() -> Path:
     """Our cache folder: `$RLVR_CACHE`, else `$XDG_CACHE_HOME/rlvr`, else `~/.cache/rlvr`."""
     if ours := os.environ.get("RLVR_CACHE"):
@@ -116,12 +137,19 @@ def _has_weights(folder: Path) -> bool:
 def _from_hub(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
+    with _hub_errors(repo, revision):
         folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=[*HUB_IGNORE, "*.bin"])
         )
         if not _has_weights(folder):  # an old repository: pickled weights only
             snapshot_download(repo, revision=revision, allow_patterns=["*.bin", "*.bin.index.json"])
+    return folder
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the boundary to hub, network and disk: all become one ModelError
         at = f" at revision {revision!r}" if revision else ""
         reason = str(error).strip().splitlines()[0]
@@ -130,7 +158,6 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"({', '.join(BUILT_IN_MODELS)}), and could not be had from the Hugging Face hub{at}: "
             f"{type(error).__name__}: {reason}"
         ) from error
-    return folder
 
 
 def _cached_built_in(name: str, model: PackagedModel) -> Path:

@@ -72,6 +72,7 @@ class RolloutEngine:
 
     async def start(self) -> None:
         """Load the model and start vLLM's processes. The weights are version 0."""
+        self._set_cpu_environment()
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._tokenizer = AutoTokenizer.from_pretrained(
@@ -80,6 +81,20 @@ class RolloutEngine:
         self._llm = AsyncLLM.from_engine_args(self._engine_args())
         self._max_model_len: int = self._llm.model_config.max_model_len
         await self._llm.update_weight_version(version_label(0))
+
+    def _set_cpu_environment(self) -> None:
+        """What vLLM's processes read from the environment when they start. Harmless on a GPU."""
+        rollout = self._config.rollout
+        threads = rollout.num_threads or max(
+            1, len(os.sched_getaffinity(0)) // (rollout.num_workers * rollout.tensor_parallel_size)
+        )
+        # vLLM's own binding keeps one core back for its scheduler, which costs half of a 2-core
+        # machine, and binds every engine of a host to the same cores.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        # Keep freed memory: glibc otherwise returns each step's logits to the kernel, and faulting
+        # them in again costs more than the arithmetic on them.
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = str(2**32)
 
     def _engine_args(self) -> Any:
         from vllm.config.weight_transfer import WeightTransferConfig
@@ -196,6 +211,15 @@ class RolloutEngine:
             "completions_running": self._num_running,
             "version": self.version,
         }
+
+    async def check_health(self) -> None:
+        """Raise RolloutError if vLLM's processes are dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise RolloutError(f"{self.name}: the vLLM engine is dead: {error}") from error
 
     async def close(self) -> None:
         """Stop vLLM's processes."""

@@ -1,4 +1,4 @@
-"""Scoring groups: fan out to verifiers, attach verdicts, count them, stop when judging is broken."""
+"""Scoring groups: fan out to verifiers, attach verdicts, count them."""
 
 from __future__ import annotations
 

@@ -98,8 +98,8 @@ class WandbTracker:
             )
         except wandb.errors.Error as error:
             raise ConfigError(
-                f"metrics.wandb is on and wandb did not start: {str(error).rstrip('.')}. Run `wandb login`, set "
-                "WANDB_MODE=offline, or set metrics.wandb=false."
+                f"metrics.wandb is on and wandb did not start ({error}): run `wandb login`, set "
+                "WANDB_MODE=offline, or set metrics.wandb=false"
             ) from error
         # wandb drops points whose own step goes back, which a resume does; so the step is a metric.
         self._run.define_metric("step")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 from verifiers.problem import Problem
 from verifiers.verdict import Verdict
@@ -88,7 +89,7 @@ class NumberVerifier:
             return Verdict.no_answer()
         rule, text = found
         value = parse_number(text)
-        detail = {"extracted": text[:MAX_SHOWN_CHARS], "rule": rule}
+        detail: dict[str, Any] = {"extracted": text[:MAX_SHOWN_CHARS], "rule": rule}
         if value is None and self.strict:
             return Verdict.no_answer(**detail)
         return Verdict.correct(**detail) if value == gold else Verdict.incorrect(**detail)

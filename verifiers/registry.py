@@ -145,20 +145,21 @@ def _adapt(target: Any, spec: str, source: str, params: Mapping[str, Any]) -> Lo
     if inspect.isroutine(target) and _judges(target, params):
         verify = functools.partial(target, **params) if params else target
         return _loaded(target, verify, spec, source, params)
+    instance: Any = target
     if inspect.isclass(target) or inspect.isroutine(target):
-        target = _build(target, spec, params)
+        instance = _build(target, spec, params)
     elif params:
         raise VerifierLoadError(
             f"verifier {spec!r} is a ready-made object and takes no parameters, got "
             f"{', '.join(params)}"
         )
-    verify = target.verify if _has_verify(target) else target
+    verify = instance.verify if _has_verify(instance) else instance
     if not callable(verify) or not _judges(verify, {}):
         shape = f"{inspect.signature(verify)}" if callable(verify) else type(verify).__name__
         raise VerifierLoadError(
             f"verifier {spec!r} cannot be called with (problem, completion): it is {shape}"
         )
-    return _loaded(target, verify, spec, source, params)
+    return _loaded(instance, verify, spec, source, params)
 
 
 def _build(factory: Callable[..., Any], spec: str, params: Mapping[str, Any]) -> Any:

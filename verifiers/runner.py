@@ -76,17 +76,17 @@ class Runner:
 
     async def judge(self, verifier: LoadedVerifier, problem: Problem, completion: str) -> Verdict:
         """One verdict; `latency_s` sums all attempts, without the waits between them."""
-        seconds = 0.0
-        for attempt in range(self._max_retries + 1):
+        verdict, seconds = await self._attempt(verifier, problem, completion)
+        attempts = 1
+        while verdict.status is Status.ERROR and attempts <= self._max_retries:
+            await asyncio.sleep(RETRY_DELAY_S * 2 ** (attempts - 1))
             verdict, latency_s = await self._attempt(verifier, problem, completion)
             seconds += latency_s
-            if verdict.status is not Status.ERROR or attempt == self._max_retries:
-                break
-            await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
-        detail = verdict.detail
+            attempts += 1
         if verdict.status is Status.ERROR:
-            detail = {**detail, "verifier": verifier.name, "attempts": attempt + 1}
-        return replace(verdict, latency_s=seconds, detail=detail)
+            detail = {**verdict.detail, "verifier": verifier.name, "attempts": attempts}
+            return replace(verdict, latency_s=seconds, detail=detail)
+        return replace(verdict, latency_s=seconds)
 
     async def close(self) -> None:
         """Kill all worker processes and wait until they are gone."""
@@ -152,7 +152,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
-        self._loaded: set[bytes] = set()
+        self._loaded: set[str] = set()
         self._closed = False
 
     async def load(self, verifier: LoadedVerifier) -> Verdict | None:
@@ -178,7 +178,10 @@ class _Worker:
         await self._stop()
 
     async def _request(self, request: tuple[object, ...], timeout_s: float, what: str) -> Verdict:
-        message = pickle.dumps(request)
+        try:
+            message = pickle.dumps(request)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            return Verdict.error(reason=f"{what} cannot be sent to a worker process: {error}")
         try:
             process = self._process or await self._start()
             assert process.stdin is not None and process.stdout is not None
@@ -224,8 +227,8 @@ class _Worker:
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
-def _key(verifier: LoadedVerifier) -> bytes:
-    return pickle.dumps((verifier.spec, dict(verifier.params)))
+def _key(verifier: LoadedVerifier) -> str:
+    return f"{verifier.spec} {dict(verifier.params)!r}"
 
 
 def _timed_out(what: str, timeout_s: float) -> Verdict:

@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 def main(parent_pid: int) -> None:
     _die_with(parent_pid)
     requests, answers = _claim_pipes()
-    loaded: dict[bytes, LoadedVerifier] = {}
+    loaded: dict[str, LoadedVerifier] = {}
     while True:
         try:
             request = pickle.load(requests)
@@ -38,7 +38,7 @@ def main(parent_pid: int) -> None:
         answers.flush()
 
 
-def _answer(request: tuple[Any, ...], loaded: dict[bytes, LoadedVerifier]) -> dict[str, Any]:
+def _answer(request: tuple[Any, ...], loaded: dict[str, LoadedVerifier]) -> dict[str, Any]:
     """Carry out one request: `("load", key, spec, params)` or `("verify", key, problem, text)`."""
     kind, key, first, second = request
     try:

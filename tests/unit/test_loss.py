@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -123,13 +123,13 @@ def test_dr_grpo_has_no_length_bias_and_sequence_means_have():
 
 
 def test_clip_by_hand():
-    log_ratio = leaf(log(1.0, 1.5, 0.5, 1.5, 0.5, 1.1))
+    log_ratio = leaf(log(1.0, 1.5, 0.5, 1.5, 0.5, 1.9))
     advantages = f64(2.0, 2.0, 2.0, -2.0, -2.0, 0.0)
     result = clip_surrogate(log_ratio, advantages, **CLIP)
     assert result.loss.tolist() == pytest.approx([-2.0, -2.56, -1.0, 3.0, 1.6, 0.0])
     assert result.clipped_high.tolist() == [False, True, False, False, False, False]
     assert result.clipped_low.tolist() == [False, False, False, False, True, False]
-    assert result.ratio.tolist() == pytest.approx([1.0, 1.5, 0.5, 1.5, 0.5, 1.1])
+    assert result.ratio.tolist() == pytest.approx([1.0, 1.5, 0.5, 1.5, 0.5, 1.9])
     result.loss.sum().backward()
     # d loss / d log_ratio = -A r where the clip is not in force, else nothing
     assert log_ratio.grad.tolist() == pytest.approx([-2.0, 0.0, -1.0, 3.0, 0.0, 0.0])
@@ -301,26 +301,36 @@ some_settings = st.builds(
     loss=st.sampled_from(["clip", "gspo", "cispo"]),
     clip_low=st.floats(0.05, 1.0),
     clip_high=st.floats(0.05, 3.0),
-    old_logprobs=st.just("learner"),
-    importance=st.sampled_from(["none", "tis", "mis"]),
     importance_cap=st.floats(1.05, 3.0),
     kl_coef=st.sampled_from([0.0, 0.1]),
     kl_in=st.sampled_from(["loss", "reward"]),
     kl_estimator=st.sampled_from(["k2", "k3"]),
     entropy_coef=st.sampled_from([0.0, 0.01]),
+).flatmap(
+    lambda config: st.sampled_from(
+        [
+            replace(config, old_logprobs="sampler"),
+            replace(config, old_logprobs="learner"),
+            replace(config, old_logprobs="learner", importance="tis"),
+            replace(config, old_logprobs="learner", importance="mis"),
+        ]
+    )
 )
 
 
 def slow_policy_loss(config, tokens):
     """The same number from loops over Python floats, written from the papers' formulas."""
     total, start = 0.0, 0
+    denominator = (
+        tokens.sampler_logprobs if config.old_logprobs == "sampler" else tokens.old_logprobs
+    )
     for length in tokens.lengths:
         steps = range(start, start + length)
         start += length
-        mean = sum(float(tokens.logprobs[t] - tokens.old_logprobs[t]) for t in steps) / length
+        mean = sum(float(tokens.logprobs[t] - denominator[t]) for t in steps) / length
         for t in steps:
             logprob, advantage = float(tokens.logprobs[t]), float(tokens.advantages[t])
-            ratio = math.exp(logprob - float(tokens.old_logprobs[t]))
+            ratio = math.exp(logprob - float(denominator[t]))
             if config.loss == "gspo":
                 ratio = math.exp(mean)
             clipped = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
@@ -418,17 +428,51 @@ def test_policy_loss_gradient_against_finite_differences(config, seed):
     tokens = make_tokens(seed, num_sequences=3)
     keywords = tokens.keywords()
     keywords.pop("logprobs")
-    log_ratio = tokens.logprobs - tokens.old_logprobs
+    denominator = keywords[f"{'sampler' if config.old_logprobs == 'sampler' else 'old'}_logprobs"]
+    log_ratio = tokens.logprobs - denominator
     sequence_log_ratio = torch.stack(
         [log_ratio[tokens.sequence_index == s].mean() for s in (0, 1, 2)]
     )
     ratios = torch.cat([log_ratio, sequence_log_ratio]).exp()
-    for kink in (1 - config.clip_low, 1 + config.clip_high):
-        if (ratios - kink).abs().min() < 1e-4:
-            return
+    kinks = f64(1 - config.clip_low, 1 + config.clip_high)
+    assume((ratios[:, None] - kinks).abs().min() > 1e-4)
     assert gradcheck(
         lambda x: policy_loss(config, logprobs=x, **keywords).loss, leaf(tokens.logprobs)
     )
+
+
+@every_loss
+@pytest.mark.parametrize("advantage", adv.ESTIMATORS)
+def test_a_toy_policy_learns(loss, advantage):
+    """Two tokens over four letters, rewarded for a then b, two optimizer steps a batch."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.zeros(2, 4, requires_grad=True)
+    optimizer = torch.optim.SGD([logits], lr=1.0)
+    index = torch.arange(16).repeat_interleave(2)
+    weights = torch.tensor(aggregation_weights([2] * 16, "token", 2))[index]
+
+    def logprobs_of(letters):
+        return logits.log_softmax(-1).expand(16, 2, 4).gather(2, letters[..., None]).flatten()
+
+    for _ in range(30):
+        probs = logits.detach().softmax(-1)
+        letters = torch.multinomial(probs, 16, replacement=True, generator=generator).T
+        rewards = ((letters[:, 0] == 0).float() + (letters[:, 1] == 1).float()).tolist()
+        groups = adv.compute(advantage, [rewards[:8], rewards[8:]])
+        sampled = logprobs_of(letters).detach()
+        for _ in range(2):
+            optimizer.zero_grad()
+            policy_loss(
+                LossSettings(loss=loss),
+                logprobs=logprobs_of(letters),
+                sampler_logprobs=sampled,
+                advantages=torch.tensor([a for group in groups for a in group])[index],
+                weights=weights,
+                sequence_index=index,
+            ).loss.backward()
+            optimizer.step()
+    probs = logits.detach().softmax(-1)
+    assert probs[0, 0] + probs[1, 1] > 1.4  # 0.5 at the start
 
 
 def test_metrics_by_hand():
@@ -438,13 +482,13 @@ def test_metrics_by_hand():
     start = sampler + log(2.0, 1.0)
     output = policy_loss(
         config,
-        logprobs=start + log(1.5, 1.0),
+        logprobs=leaf(start + log(1.5, 1.0)),
         sampler_logprobs=sampler,
         advantages=f64(1.0, 1.0),
         weights=f64(0.5, 0.5),
         sequence_index=torch.tensor([0, 1]),
         old_logprobs=start,
-        entropy=f64(0.25, 0.5),
+        entropy=leaf(f64(0.25, 0.5)),
     )
     assert {name: value.item() for name, value in output.sums.items()} == pytest.approx(
         {

@@ -1,12 +1,14 @@
 import errno
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import rlvr
 from rlvr.config import MetricsConfig
 from rlvr.errors import CheckpointError, ConfigError
 from rlvr.evaluate import PassRate
@@ -233,3 +235,17 @@ def test_a_tracker_that_is_not_installed_is_a_config_error(
     config = MetricsConfig.model_validate({"tensorboard": False, tracker: True})
     with pytest.raises(ConfigError, match=rf"pip install {tracker}.*metrics.{tracker}=false"):
         MetricsWriter(tmp_path, config, {})
+
+
+def test_every_metric_name_in_the_source_is_in_the_table():
+    package = Path(rlvr.__file__).parent
+    subjects = {name.split("/")[0] for name in METRICS}
+    literal = re.compile(r'"(([a-z_]+)/[a-z_0-9]+)"')
+    used = {
+        match[1]
+        for path in package.glob("*.py")
+        if path.name != "metrics.py"
+        for match in literal.finditer(path.read_text(encoding="utf-8"))
+        if match[2] in subjects
+    }
+    assert used <= set(METRICS)
