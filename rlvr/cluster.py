@@ -319,6 +319,8 @@ def init_ray() -> None:
     """Join the cluster that RAY_ADDRESS names, or start a small one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would give its workers low priority, and whatever else runs on the machine their cores.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     local: dict[str, Any] = {
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,

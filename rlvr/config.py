@@ -174,9 +174,11 @@ class AlgorithmConfig(Section):
     loss: Literal["clip", "gspo", "cispo"] = "clip"
     """Policy-gradient surrogate."""
     clip_low: PositiveFloat = 0.2
-    """Lower clip: the ratio is held above 1 - clip_low."""
+    """Lower clip: the ratio is held above 1 - clip_low. Where it is not set, `gspo` takes its
+    paper's 3e-4, and `cispo` 1 (no lower bound)."""
     clip_high: PositiveFloat = 0.28
-    """Upper clip: the ratio is held below 1 + clip_high (DAPO's clip-higher)."""
+    """Upper clip: the ratio is held below 1 + clip_high (DAPO's clip-higher). Where it is not set,
+    `gspo` takes its paper's 4e-4, and `cispo` 4."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound c on the loss of negative advantages (arXiv:1912.09729); null for none."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
@@ -203,10 +205,43 @@ class AlgorithmConfig(Section):
     mask_truncated: bool = False
     """Give truncated completions no gradient (DAPO's overlong filtering)."""
     dynamic_sampling: bool = False
-    """Refill groups whose rewards are all the same with further problems."""
+    """Refill groups whose rewards (as the verifier gave them) are all the same with further
+    problems."""
     max_refill_factor: Annotated[float, Field(ge=1)] = 3.0
     """At most this many times `groups_per_step` groups are sampled for one step; then the step
     goes on with what it has."""
+
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clips_of_the_loss(cls, values: Any) -> Any:
+        """The ratios that `gspo` and `cispo` clip live on other scales than a token's."""
+        clips = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
+        if not isinstance(values, dict) or values.get("loss") not in clips:
+            return values
+        low, high = clips[values["loss"]]
+        return {"clip_low": low, "clip_high": high} | values
+
+    @model_validator(mode="after")
+    def _compatible(self) -> AlgorithmConfig:
+        if self.kl_coef > 0 and self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                'algorithm.kl_estimator = "k1" has no gradient on average when the KL is in the '
+                'loss; use "k2" or "k3", or algorithm.kl_in = "reward"'
+            )
+        if self.dual_clip is not None and self.loss == "cispo":
+            raise ValueError('algorithm.dual_clip has no meaning with algorithm.loss = "cispo"')
+        if self.importance != "none" and self.old_logprobs != "learner":
+            raise ValueError(
+                f'algorithm.importance = "{self.importance}" corrects from sampler to learner and '
+                f'needs algorithm.old_logprobs = "learner"'
+            )
+        if self.dynamic_sampling and self.advantage == "reinforce_pp":
+            raise ValueError(
+                "algorithm.dynamic_sampling drops groups of equal rewards, which do teach with "
+                'algorithm.advantage = "reinforce_pp"; turn one of them off'
+            )
+        return self
 
 
 class LearnerConfig(Section):
@@ -363,11 +398,6 @@ class RunConfig(Section):
             raise ValueError(
                 f"learner.warmup_steps = {learner.warmup_steps} is more than "
                 f"num_steps = {self.num_steps}"
-            )
-        if algorithm.importance != "none" and algorithm.old_logprobs != "learner":
-            raise ValueError(
-                f'algorithm.importance = "{algorithm.importance}" corrects from sampler to '
-                f'learner and needs algorithm.old_logprobs = "learner"'
             )
         if algorithm.overlong and algorithm.overlong.buffer_tokens > rollout.max_tokens:
             raise ValueError(

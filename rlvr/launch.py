@@ -100,7 +100,6 @@ async def _train(plan: Plan, run_dir: Path, *, resume: bool) -> Any:
         ):
             trainer = Trainer(
                 config=config,
-                run_dir=run_dir,
                 problems=ProblemStream(
                     plan.problems, seed=config.seed, shuffle=config.data.shuffle
                 ),

@@ -83,7 +83,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _parse(text: str) -> Any:
     """A TOML value; `null` is None; anything that is not TOML is a plain string."""
-    if text in ("null", "none", "None"):
+    if text == "null":
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -178,6 +178,10 @@ def _opened(path: Path, input_path: Path) -> Iterator[BinaryIO]:
     """The output, open for appending, ours alone."""
     if path.exists() and path.samefile(input_path):
         raise ScoringError(f"the output {path} is the input itself; choose another file")
+    if path.exists() and not path.is_file():
+        raise ScoringError(
+            f"the output {path} is not a file; what cannot be read cannot be resumed"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")

@@ -21,7 +21,7 @@ from rlvr.completions_log import CompletionsLog
 from rlvr.config import RunConfig
 from rlvr.display import Display
 from rlvr.evaluate import PassRate, evaluate
-from rlvr.metrics import MetricsWriter, group_metrics
+from rlvr.metrics import MetricsWriter, derived_metrics, group_metrics
 from rlvr.sampling import Sampling
 from rlvr.scoring import Scorer
 from rlvr.shaping import mask_truncated, shape_rewards
@@ -78,7 +78,6 @@ class Trainer:
     """The parts of one run, and the loop that drives them."""
 
     config: RunConfig
-    run_dir: Path
     problems: Problems
     eval_problems: Sequence[Problem]
     rollouts: Rollouts
@@ -183,6 +182,7 @@ class Trainer:
         cursor, finished = stream.state()
         with self._phase("checkpoint"):
             self.metrics.sync()
+            await asyncio.to_thread(self.completions.flush)
             return await self.checkpoints.save(
                 self._step, {"step": self._step, "stream": cursor}, finished, self.learner.save
             )
@@ -195,6 +195,7 @@ class Trainer:
         await self.learner.publish()
         self.metrics.truncate_after(self._step)
         self.completions.truncate_after(self._step)
+        self.display.start_at(self._step)
         stream.restore(checkpoint.state["stream"], checkpoint.groups)
 
     async def _unless_stopped(self, work: Any) -> Any:
@@ -227,8 +228,7 @@ class Trainer:
         row |= {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
         row["groups/trained"] = len(batch.groups)
         row["groups/refilled"] = len(dropped)
-        row["idle/learner_s"] = self._seconds["step"] - self._seconds["learner"]
-        row["idle/rollout_s"] = max(0.0, self._seconds["step"] - row.pop("time/rollout_busy_s"))
+        row |= derived_metrics(row)
         self.metrics.write(self._step, row)
         self.completions.write(self._step, sampled)
         self.display.step(self._step, row)

@@ -88,7 +88,8 @@ class Rollout:
     verdict: Verdict | None = None
     """Null until scored."""
     penalty: float = 0.0
-    """Added to the verdict's reward by the trainer (overlong shaping, KL in the reward): <= 0."""
+    """Added to the verdict's reward by the trainer (overlong shaping, KL in the reward). Usually
+    <= 0, but a single completion's KL estimate may be negative."""
 
     @property
     def reward(self) -> float | None:

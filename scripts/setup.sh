@@ -62,13 +62,22 @@ require_python() {
         die "$python cannot make virtual environments (no module venv or ensurepip)"
 }
 
-# vLLM compiles its CPU kernels, and Triton its GPU launchers, when an engine starts.
-want_compiler() {
+# vLLM compiles its CPU kernels, and Triton its GPU launchers, when an engine starts; and
+# reasoning-gym needs a package that PyPI only has as C source.
+have_compiler() {
     local header
     header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
-    command -v "${CXX:-g++}" >/dev/null && [[ -f $header ]] && return
-    apt_install g++ python3-dev ||
-        say "warning: no C++ compiler or no $header: use rollout.enforce_eager=true until there is"
+    command -v g++ >/dev/null && [[ -f $header ]]
+}
+
+want_compiler() {
+    have_compiler && extras+=,reasoning-gym && return
+    if apt_install g++ python3-dev && have_compiler; then
+        extras+=,reasoning-gym
+    else
+        say "warning: no C++ compiler or no Python.h: no reasoning-gym, and vLLM starts only with" \
+            "rollout.enforce_eager=true"
+    fi
 }
 
 # --- The virtual environment -------------------------------------------------------------------
@@ -119,11 +128,11 @@ drop_half_installed() {
 }
 
 install_packages() {
-    say "installing rlvr[$extra,dev]: some minutes the first time (log: $LOG)"
+    say "installing rlvr[$extras]: some minutes the first time (log: $LOG)"
     drop_half_installed
     pip_install --upgrade pip || failed "pip could not be upgraded: is the package index reachable?"
     [[ $extra == gpu || $(uname -s) != Linux ]] || install_cpu_torch
-    pip_install -c constraints.txt -e ".[$extra,dev]" || failed "the installation failed"
+    pip_install -c constraints.txt -e ".[$extras]" || failed "the installation failed"
     [[ $extra == gpu ]] || mend_torchvision
     "$VENV/bin/python" -c 'import ray, transformers, vllm, rlvr' >>"$LOG" 2>&1 ||
         failed "everything is installed, but does not import"
@@ -172,7 +181,7 @@ want_docker() {
 }
 
 main() {
-    local extra="" docker=false
+    local extra="" docker=false python extras
     while (($#)); do
         case $1 in
             --extra) extra=${2:?--extra needs cpu or gpu} && shift ;;
@@ -190,6 +199,7 @@ main() {
     if ! up_to_date; then
         [[ ! -e $VENV || -w $VENV ]] || die "$VENV belongs to $(stat -c %U "$VENV"), not to you"
         trap 'say "interrupted; run it again to go on"; exit 130' INT TERM
+        extras=$extra,dev
         require_python
         want_compiler
         make_venv

@@ -65,8 +65,8 @@ def test_numbers(text: str, value: int | str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["1,23", "12,34,567", "0,123", "1,2345", ",5", "1 234", "1.2.3", "1/0", "1/2/3", "--5", "-$-5",
-     "5 apples", "2x", "3+4", "1, 2", "", "e5", "nan", "inf", "0x10", "1_000", "٣", "\N{FULLWIDTH DIGIT ONE}",
-     "1e1001", "1e-999999999", "9" * (MAX_NUMBER_CHARS + 1), r"2\pi"],
+     "5 apples", "2x", "3+4", "1, 2", "", "e5", "nan", "inf", "0x10", "1_000", "٣",
+     "\N{FULLWIDTH DIGIT ONE}", "1e1001", "1e-999999999", "9" * (MAX_NUMBER_CHARS + 1), r"2\pi"],
 )  # fmt: skip
 def test_not_numbers(text: str) -> None:
     assert parse_number(text) is None

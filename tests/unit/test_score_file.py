@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import signal
 import subprocess
@@ -169,8 +168,10 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
         score_file("number", tmp_path / "missing.jsonl", tmp_path / "out.jsonl", CONFIG)
     with pytest.raises(ScoringError, match="the input itself"):
         score_file("number", source, source, CONFIG)
-    with pytest.raises(ScoringError, match="cannot be opened for writing"):
+    with pytest.raises(ScoringError, match="is not a file"):
         score_file("number", source, tmp_path, CONFIG)
+    with pytest.raises(ScoringError, match="cannot be opened for writing"):
+        score_file("number", source, source / "out.jsonl", CONFIG)
     assert source.read_text().count("\n") == 2
 
 
@@ -182,11 +183,24 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
             score_file("number", source, tmp_path / "out.jsonl", CONFIG)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_an_error_of_ours(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl").symlink_to("/dev/full")
-    with pytest.raises(ScoringError, match="cannot be"):
-        score_file("number", write(tmp_path / "in.jsonl", lines(2)), tmp_path / "out.jsonl", CONFIG)
+def test_a_full_disk_is_an_error_of_ours_and_can_be_resumed(tmp_path: Path) -> None:
+    source, output = write(tmp_path / "in.jsonl", lines(60)), tmp_path / "out.jsonl"
+    code = (
+        "import resource, sys; from pathlib import Path; from rlvr.config import ScoringConfig\n"
+        "from rlvr.errors import ScoringError; from rlvr.score_file import score_file\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: score_file('number', Path(sys.argv[1]), Path(sys.argv[2]), ScoringConfig())\n"
+        "except ScoringError as error: print(error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, source, output], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "cannot be written" in result.stdout, result.stderr
+    assert 0 < output.stat().st_size <= 1000
+    summary = score_file("number", source, output, CONFIG)
+    assert summary.num_lines == 60
+    assert summary.num_resumed > 0
+    assert [row["id"] for row in rows_of(output)] == [f"line-{i}" for i in range(60)]
 
 
 def test_an_empty_input_gives_an_empty_output(tmp_path: Path) -> None:
