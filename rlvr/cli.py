@@ -66,7 +66,7 @@ def train(
         launch.print_plan(plan)
         return
     run_dir = resume.resolve() if resume else launch.make_run_dir(config, recipe)
-    result = launch.train(plan, run_dir, resume=resume is not None)
+    result = launch.train(plan, run_dir, recipe, resume=resume is not None)
     raise typer.Exit(130 if result.interrupted else 0)
 
 

@@ -1,20 +1,17 @@
-"""Data sets become problems; problems come in a seeded order whose cursor can be saved.
+"""Rows become problems; problems come in a seeded order whose cursor can be saved.
 
-Rows come from JSONL (`.jsonl`, `.ndjson`, `.json` with one object a line; `.gz` of each), Parquet,
-Hugging Face `datasets` (a hub id, or a local folder), or a reasoning-gym task. Every error names
-the file (or data set), the line or row (counted from 1), and the field.
+Every error names the file (or data set), the line or row (counted from 1), and the field. Where
+rows come from is in `rlvr.sources`.
 """
 
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import json
 import random
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,15 +19,11 @@ from typing import Any
 from rlvr.arithmetic import make_problems
 from rlvr.config import DataConfig
 from rlvr.errors import DataError
+from rlvr.sources import Row, rows
 from rlvr.types import Message, Problem
-from verifiers.reasoning_gym import METADATA_KEY, encode
+from verifiers.reasoning_gym import METADATA_KEY
 
-JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 ROLES = ("system", "user", "assistant")
-
-Row = dict[str, Any]
-Located = tuple[str, str, Row]
-"""Where a row stands (for errors), the id it gets when it has none, and its columns."""
 
 
 def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
@@ -43,13 +36,21 @@ def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
     Raises:
         DataError: the data set is missing, empty or malformed.
     """
-    if config.source == "arithmetic":
-        return _make_arithmetic(config)
+    problems = (
+        _make_arithmetic(config) if config.source == "arithmetic" else _load(config, base_dir)
+    )
+    if not problems:
+        skipped = f" after skipping {config.skip}" if config.skip else ""
+        raise DataError(f"data set {config.path or config.source!r} has no problems{skipped}")
+    return problems
+
+
+def _load(config: DataConfig, base_dir: Path) -> list[Problem]:
     _check(config)
     stop = None if config.limit is None else config.skip + config.limit
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    for where, row_id, row in islice(_rows(config, base_dir), config.skip, stop):
+    for where, row_id, row in islice(rows(config, base_dir), config.skip, stop):
         problem = _problem(config, where, row_id, row)
         if problem.id in seen:
             raise DataError(
@@ -58,9 +59,6 @@ def load_problems(config: DataConfig, base_dir: Path) -> list[Problem]:
             )
         seen[problem.id] = where
         problems.append(problem)
-    if not problems:
-        skipped = f" after skipping {config.skip}" if config.skip else ""
-        raise DataError(f"data set {config.path!r} has no problems{skipped}")
     return problems
 
 
@@ -98,6 +96,7 @@ class ProblemStream:
         self._problems = problems
         self._seed = seed
         self._shuffle = shuffle
+        self._fingerprint = fingerprint(problems)
         self._next = 0
         self._epoch, self._order = -1, list(range(len(problems)))
 
@@ -127,7 +126,7 @@ class ProblemStream:
             "seed": self._seed,
             "shuffle": self._shuffle,
             "num_problems": len(self._problems),
-            "fingerprint": fingerprint(self._problems),
+            "fingerprint": self._fingerprint,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -151,9 +150,6 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode())
     return digest.hexdigest()[:16]
-
-
-# --- rows -> problems -------------------------------------------------------------------------
 
 
 def _check(config: DataConfig) -> None:
@@ -220,9 +216,11 @@ def _prompt(config: DataConfig, where: str, row: Row) -> str | tuple[Message, ..
 def _messages(value: list[Any], field: str, where: str) -> tuple[Message, ...]:
     messages: list[Message] = []
     for message in value:
-        # Parquet gives every message the union of all keys, absent ones as null.
-        message = {k: v for k, v in message.items() if v is not None} if message else {}
-        if message.keys() != {"role", "content"} or not isinstance(message["content"], str):
+        if isinstance(message, dict):
+            # Parquet gives every message the union of all keys, absent ones as null.
+            message = {key: text for key, text in message.items() if text is not None}
+        is_message = isinstance(message, dict) and message.keys() == {"role", "content"}
+        if not is_message or not isinstance(message["content"], str):
             raise _wrong(where, field, message, "messages with just a role and a text content")
         if message["role"] not in ROLES:
             raise _wrong(where, field, message["role"], f"a role ({', '.join(ROLES)})")
@@ -313,170 +311,3 @@ def _wrong(where: str, field: str, value: object, expected: str) -> DataError:
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-# --- sources -> rows --------------------------------------------------------------------------
-
-
-def _rows(config: DataConfig, base_dir: Path) -> Iterator[Located]:
-    assert config.path is not None
-    if config.source == "reasoning_gym":
-        return _read_reasoning_gym(config.path, config.params)
-    path = base_dir / Path(config.path).expanduser()
-    source = config.source if config.source != "auto" else _guess(config.path, path)
-    if source == "hf":
-        return _read_hf(config, path)
-    if not path.is_file():
-        raise DataError(f"data.path: there is no file {path}")
-    return _read_jsonl(path) if source == "jsonl" else _read_parquet(path)
-
-
-def _guess(name: str, path: Path) -> str:
-    lower = name.lower()
-    if lower.endswith(JSONL_SUFFIXES):
-        return "jsonl"
-    if lower.endswith(".parquet"):
-        return "parquet"
-    if path.is_file():
-        raise DataError(
-            f"{path}: cannot tell the format from the name; set data.source to jsonl or parquet"
-        )
-    if not path.exists() and (name.startswith((".", "~", "/")) or name.count("/") > 1):
-        raise DataError(f"data.path: there is no file or folder {path}")
-    return "hf"
-
-
-def _read_jsonl(path: Path) -> Iterator[Located]:
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield (
-                        f"{path} line {number}",
-                        f"{_stem(path)}-{number}",
-                        _parse(line, path, number),
-                    )
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
-
-
-def _parse(line: bytes, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} line {number}: not valid JSON: {error.msg} at column {error.colno}"
-        ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8; NaN; a number or depth too large
-        raise DataError(f"{path} line {number}: not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{path} line {number}: a JSON {type(row).__name__}, expected one object a line"
-        )
-    return row
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
-
-
-def _read_parquet(path: Path) -> Iterator[Located]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path} row {number}", f"{_stem(path)}-{number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
-
-
-def _read_hf(config: DataConfig, path: Path) -> Iterator[Located]:
-    import datasets
-
-    assert config.path is not None
-    name = str(path) if path.is_dir() else config.path
-    saved = path.is_dir() and any(
-        (path / marker).is_file() for marker in ("state.json", "dataset_dict.json")
-    )
-    try:
-        if saved:
-            data: Any = datasets.load_from_disk(name)
-        else:
-            data = datasets.load_dataset(name, config.name, split=config.split)
-    except Exception as error:  # the boundary to `datasets`, which raises its backends' own errors
-        raise DataError(
-            f"data set {name!r} (name {config.name!r}, split {config.split!r}) is neither a local "
-            f"file or folder nor could it be loaded by `datasets`: {type(error).__name__}: {error}"
-        ) from error
-    if isinstance(data, datasets.DatasetDict):
-        if config.split not in data:
-            splits = ", ".join(str(split) for split in data)
-            raise DataError(f"{name}: no split {config.split!r}; splits: {splits}")
-        data = data[config.split]
-    for number, row in enumerate(data, start=1):
-        yield f"{name} [{config.split}] row {number}", f"{config.split}-{number}", row
-
-
-def _read_reasoning_gym(task: str, params: dict[str, Any]) -> Iterator[Located]:
-    try:
-        from reasoning_gym.composite import DatasetSpec
-        from reasoning_gym.factory import DATASETS, create_dataset
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f'data.source = "reasoning_gym" needs the package reasoning-gym ({error}); '
-            "install it: pip install 'rlvr[reasoning-gym]'"
-        ) from error
-
-    specs = [_gym_spec(spec) for spec in params.get("datasets", [])]
-    for name in (task, *(spec["name"] for spec in specs)):
-        if name not in DATASETS:
-            near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
-            raise DataError(
-                f"reasoning-gym has no task {name!r}; nearest: {', '.join(near) or 'none'} "
-                f"({len(DATASETS)} tasks)"
-            )
-    # reasoning-gym draws a random seed when none is given; a run must be repeatable.
-    arguments = {"seed": 0, **params}
-    try:
-        if task == "composite":
-            arguments["datasets"] = [DatasetSpec(**spec) for spec in specs]
-        data = create_dataset(task, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        known = ", ".join(DATASETS[task][1].__dataclass_fields__)
-        raise DataError(
-            f"reasoning-gym task {task!r} refuses data.params: {error}; its parameters: {known}"
-        ) from error
-    task_params = {spec["name"]: spec["config"] for spec in specs} or {task: params}
-    for index in range(len(data)):
-        entry = data[index]
-        name = entry["metadata"]["source_dataset"] if specs else task
-        row = {
-            "prompt": entry["question"],
-            "question": entry["question"],
-            "answer": entry["answer"],
-            METADATA_KEY: {
-                "task": name,
-                "params": encode(task_params[name]),
-                "entry": encode(entry),
-            },
-        }
-        yield f"reasoning-gym {task} entry {index + 1}", f"{task}-{index + 1}", row
-
-
-def _gym_spec(spec: Any) -> dict[str, Any]:
-    """One member of a composite: a task's name, or `{"name", "weight", "config"}`."""
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    if not isinstance(spec, dict) or "name" not in spec:
-        raise DataError(f"data.params.datasets holds names or tables with a name, got {spec!r}")
-    return {"weight": 1.0, "config": {}, **spec}

@@ -119,17 +119,24 @@ async def evaluate(
     problems: Sequence[Problem],
     sample: Callable[[int, Problem], Awaitable[Group]],
     num_samples: int,
-    on_group: Callable[[Group], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[PassRate, list[Group]]:
     """Sample and judge every problem, all submitted at once so that the engine batches them.
 
-    `sample(index, problem)` gives the scored group of one problem, `num_samples` completions.
+    Args:
+        problems: What to evaluate on.
+        sample: `sample(index, problem)` gives a problem's scored group.
+        num_samples: Completions of each group.
+        progress: Called with (done, total) as problems are finished.
     """
+    num_done = 0
 
     async def one(index: int, problem: Problem) -> Group:
+        nonlocal num_done
         group = await sample(index, problem)
-        if on_group:
-            on_group(group)
+        num_done += 1
+        if progress:
+            progress(num_done, len(problems))
         return group
 
     running = [asyncio.ensure_future(one(index, each)) for index, each in enumerate(problems)]

@@ -66,18 +66,19 @@ def check_gpus(config: RunConfig) -> None:
     gpu_shares(config, visible_gpus())
 
 
-def train(plan: Plan, run_dir: Path, *, resume: bool = False) -> Any:
-    """Run the job in `run_dir` to its end. Returns `train.Result`."""
+def train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool = False) -> Any:
+    """Run the job in `run_dir` to its end, showing it. Returns `train.Result`."""
     with checkpoint.lock(run_dir):
-        return asyncio.run(_train(plan, run_dir, resume=resume))
+        return asyncio.run(_train(plan, run_dir, recipe, resume=resume))
 
 
-async def _train(plan: Plan, run_dir: Path, *, resume: bool) -> Any:
+async def _train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool) -> Any:
     from rlvr.checkpoint import CheckpointStore
     from rlvr.cluster import Cluster
     from rlvr.completions_log import CompletionsLog
     from rlvr.display import Display
     from rlvr.metrics import MetricsWriter
+    from rlvr.summary import summary
     from rlvr.train import Trainer
 
     config = plan.config
@@ -113,7 +114,12 @@ async def _train(plan: Plan, run_dir: Path, *, resume: bool) -> Any:
                 display=display,
             )
             with _stop_on_signal(trainer.stop, display):
-                return await trainer.run(latest)
+                result = await trainer.run(latest)
+        completions.flush()
+        display.summary(
+            summary(run_dir, result.checkpoint, recipe, interrupted=result.interrupted)
+        )
+        return result
 
 
 @contextlib.contextmanager

@@ -1,17 +1,24 @@
 """Log-probabilities of tokens from hidden states, without ever holding all logits.
 
 With a vocabulary of 49k to 256k the logits of a micro-batch are larger than everything else in a
-step. Here they exist for a few rows at a time, in the forward pass and again in the backward pass,
-which recomputes them: 8 instead of 6 x rows x vocabulary x width FLOPs buys a memory use that does
-not grow with the micro-batch.
+step. Here they exist one tile (some places x some of the vocabulary) at a time, in the forward pass
+and again in the backward pass, which recomputes them: 8 instead of 6 x places x vocabulary x width
+FLOPs, for a memory use that does not grow with the micro-batch and tiles that stay in cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+VOCABULARY_TILE = 4096
+"""Columns of a tile of logits."""
+
+SMALLEST_EXPONENT = -80.0
+"""Exponents are held above this: e^-80 adds nothing, and `exp` is slow where it underflows."""
 
 
 class TokenLogprobs(NamedTuple):
@@ -43,12 +50,21 @@ def token_logprobs(
         targets: [T] token ids.
         place_of_token: [T] the row of `hidden` that predicts each target.
         temperature: the sampler's; its log-probabilities are taken after it.
-        chunk: rows whose logits are held at once.
+        chunk: rows of a tile of logits.
     """
     logprobs, entropy = _TokenLogprobs.apply(
         hidden, weight, targets, place_of_token, temperature, chunk
     )
     return TokenLogprobs(logprobs, entropy)
+
+
+class _Tile(NamedTuple):
+    rows: slice
+    columns: slice
+    tokens: Tensor
+    """Indices of the tokens whose logit lies in the tile."""
+    index: tuple[Tensor, Tensor]
+    """Where in the tile."""
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -62,63 +78,87 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
+        """One pass with a running maximum m (Milakov and Gimelshein, arXiv:1805.02867), total
+        Z = sum e^(x - m) and W = sum x e^(x - m): log p = x - m - log Z, H = m + log Z - W / Z."""
         ctx.set_materialize_grads(False)
-        num_places = len(hidden)
-        normalizer = hidden.new_empty(num_places, dtype=torch.float32)
-        entropy = hidden.new_empty(num_places, dtype=torch.float32)
-        logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        order, bounds = _tokens_by_chunk(place_of_token, num_places, chunk)
-        for number, start in enumerate(range(0, num_places, chunk)):
-            rows = slice(start, start + chunk)
-            logits = _logits(hidden[rows], weight, temperature)
-            tokens = order[bounds[number] : bounds[number + 1]]
-            chosen = logits[place_of_token[tokens] - start, targets[tokens]]
-            normalizer[rows] = logits.logsumexp(-1)
-            logprobs[tokens] = chosen - normalizer[place_of_token[tokens]]
-            probabilities = logits.sub(normalizer[rows, None]).exp_()
-            # sum p x = normalizer - entropy
-            entropy[rows] = normalizer[rows] - torch.linalg.vecdot(probabilities, logits)
+        maximum = hidden.new_full((len(hidden),), torch.finfo(torch.float32).min, dtype=torch.float)
+        total, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
+        chosen = hidden.new_empty(len(targets), dtype=torch.float32)
+        tiles = list(_tiles(len(hidden), len(weight), targets, place_of_token, chunk))
+        for tile in tiles:
+            rows = tile.rows
+            logits = _logits(hidden[rows], weight[tile.columns], temperature)
+            chosen[tile.tokens] = logits[tile.index]
+            highest = torch.maximum(maximum[rows], logits.amax(-1))
+            rescale = (maximum[rows] - highest).exp_()
+            exponentials = (logits - highest[:, None]).clamp_(min=SMALLEST_EXPONENT).exp_()
+            total[rows] = total[rows] * rescale + exponentials.sum(-1)
+            products = torch.bmm(exponentials[:, None], logits[:, :, None]).flatten()
+            weighted[rows] = weighted[rows] * rescale + products
+            maximum[rows] = highest
+        normalizer = maximum + total.log()
+        entropy = normalizer - weighted / total
         ctx.save_for_backward(hidden, weight, targets, place_of_token, normalizer, entropy)
-        ctx.order, ctx.bounds, ctx.temperature, ctx.chunk = order, bounds, temperature, chunk
-        return logprobs, entropy
+        ctx.tiles, ctx.temperature = tiles, temperature
+        return chosen - normalizer[place_of_token], entropy
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_logprobs: Tensor | None, d_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """With x = logits / temperature, p = softmax(x), H the entropy and g the incoming
-        gradients: dL/dx_j = sum_t g_t [j = target_t] - p_j sum_t g_t - g_H p_j (log p_j + H)."""
+        gradients: dL/dx_j = sum_t g_t [j = target_t] - p_j (sum_t g_t + g_H (log p_j + H))."""
         hidden, weight, targets, place_of_token, normalizer, entropy = ctx.saved_tensors
         if d_logprobs is None:
             d_logprobs = normalizer.new_zeros(len(targets))
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
-        g_place = normalizer.new_zeros(len(hidden)).index_add_(0, place_of_token, d_logprobs)
-        for number, start in enumerate(range(0, len(hidden), ctx.chunk)):
-            rows = slice(start, start + ctx.chunk)
-            log_p = _logits(hidden[rows], weight, ctx.temperature).sub_(normalizer[rows, None])
+        g_place = torch.zeros_like(normalizer).index_add_(0, place_of_token, d_logprobs)
+        d_hidden = torch.zeros_like(hidden, dtype=torch.float32)
+        d_weight = torch.zeros_like(weight)
+        d_columns: Tensor | None = None
+        for tile in ctx.tiles:
+            rows = tile.rows
+            logits = _logits(hidden[rows], weight[tile.columns], ctx.temperature)
+            log_p = logits.sub_(normalizer[rows, None])
             scale = -g_place[rows, None]
             if d_entropy is not None:
                 scale = scale - d_entropy[rows, None] * (log_p + entropy[rows, None])
-            d_logits = log_p.exp_().mul_(scale)
-            tokens = ctx.order[ctx.bounds[number] : ctx.bounds[number + 1]]
-            d_logits.index_put_(
-                (place_of_token[tokens] - start, targets[tokens]), d_logprobs[tokens], True
-            )
-            d_logits = d_logits.div_(ctx.temperature).to(hidden.dtype)
-            d_hidden[rows] = d_logits @ weight
-            d_weight += d_logits.t() @ hidden[rows]
-        return d_hidden, d_weight.to(weight.dtype), None, None, None, None
+            d_logits = log_p.clamp_(min=SMALLEST_EXPONENT).exp_().mul_(scale)
+            d_logits.index_put_(tile.index, d_logprobs[tile.tokens], accumulate=True)
+            if ctx.temperature != 1:
+                d_logits.div_(ctx.temperature)
+            d_logits = d_logits.to(hidden.dtype)
+            d_hidden[rows] += d_logits @ weight[tile.columns]
+            if rows.start == 0:
+                d_columns = d_logits.new_zeros(d_logits.shape[1], hidden.shape[1]).float()
+            assert d_columns is not None
+            d_columns += d_logits.mT @ hidden[rows]
+            if rows.stop >= len(hidden):
+                d_weight[tile.columns] = d_columns
+        return d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return (hidden @ weight.t()).float().div_(temperature)
+    logits = (hidden @ weight.mT).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
-def _tokens_by_chunk(
-    place_of_token: Tensor, num_places: int, chunk: int
-) -> tuple[Tensor, list[int]]:
-    """Token indices in the order of their places, and where each chunk of places begins in it."""
-    places, order = place_of_token.sort(stable=True)
-    starts = torch.arange(0, num_places + chunk, chunk, device=places.device)
-    return order, torch.searchsorted(places, starts).tolist()
+def _tiles(
+    num_places: int, vocabulary: int, targets: Tensor, place_of_token: Tensor, chunk: int
+) -> Iterator[_Tile]:
+    """Tiles that cover all logits: for each run of columns, all rows."""
+    num_chunks = -(-num_places // chunk)
+    num_tiles = num_chunks * -(-vocabulary // VOCABULARY_TILE)
+    number_of_token = targets // VOCABULARY_TILE * num_chunks + place_of_token // chunk
+    numbers, order = number_of_token.sort(stable=True)
+    edges = torch.arange(num_tiles + 1, device=numbers.device)
+    bounds = torch.searchsorted(numbers, edges).tolist()
+    for number in range(num_tiles):
+        row = number % num_chunks * chunk
+        column = number // num_chunks * VOCABULARY_TILE
+        tokens = order[bounds[number] : bounds[number + 1]]
+        yield _Tile(
+            rows=slice(row, row + chunk),
+            columns=slice(column, column + VOCABULARY_TILE),
+            tokens=tokens,
+            index=(place_of_token[tokens] - row, targets[tokens] - column),
+        )

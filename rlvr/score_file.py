@@ -117,13 +117,7 @@ def score_file(
         done = _resume(output, output_path, input_path)
         progress = on_progress or (lambda done, total: None)
         progress(done, total)
-        try:
-            asyncio.run(_judge(loaded, config, input_path, output, done, total, progress))
-        except OSError as error:
-            raise ScoringError(
-                f"{output_path} cannot be written: {error}; what is in it is whole: mend that and "
-                "run the same command again"
-            ) from error
+        asyncio.run(_judge(loaded, config, input_path, output, done, total, progress))
         return _summary(output, done)
 
 
@@ -187,12 +181,18 @@ def _opened(path: Path, input_path: Path) -> Iterator[BinaryIO]:
         file = path.open("a+b")
     except OSError as error:
         raise ScoringError(f"{path} cannot be opened for writing: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ScoringError(f"{path} is being written by another process") from error
-        yield file
+    try:
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ScoringError(f"{path} is being written by another process") from error
+            yield file
+    except OSError as error:  # here, since closing the file tries once more to write
+        raise ScoringError(
+            f"{path} cannot be written: {error}. What is in it is kept: make room and run the "
+            "same command again"
+        ) from error
 
 
 def _resume(output: BinaryIO, output_path: Path, input_path: Path) -> int:

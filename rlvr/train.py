@@ -69,7 +69,7 @@ class Result:
 
     step: int
     interrupted: bool
-    checkpoint: Path | None
+    checkpoint: Path
     evaluations: dict[int, PassRate] = field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ class Trainer:
                 await self._evaluate()
             while self._step < config.num_steps and not self.stop.is_set():
                 self._seconds.clear()
-                with self._phase("step"):
+                with self._timed("step"):
                     with self._phase("rollout"):
                         taken = await self._unless_stopped(stream.take())
                     if taken is None:
@@ -169,7 +169,8 @@ class Trainer:
         num = self.config.eval.num_samples
         sample = self._sampler(num, Sampling.for_evaluation(self.config))
         with self._phase("eval"):
-            done = await self._unless_stopped(evaluate(self.eval_problems, sample, num))
+            evaluation = evaluate(self.eval_problems, sample, num, self.display.progress)
+            done = await self._unless_stopped(evaluation)
         if done is None:
             return
         result, groups = done
@@ -212,9 +213,13 @@ class Trainer:
         finally:
             stopped.cancel()
 
-    @contextlib.contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
+    def _phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A phase that people see, and whose seconds are counted."""
         self.display.phase(name)
+        return self._timed(name)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
