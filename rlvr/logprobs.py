@@ -63,8 +63,8 @@ class _Tile(NamedTuple):
     columns: slice
     tokens: Tensor
     """Indices of the tokens whose logit lies in the tile."""
-    index: tuple[Tensor, Tensor]
-    """Where in the tile."""
+    places: tuple[Tensor, Tensor]
+    """Row and column of each of them in the tile."""
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -88,7 +88,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for tile in tiles:
             rows = tile.rows
             logits = _logits(hidden[rows], weight[tile.columns], temperature)
-            chosen[tile.tokens] = logits[tile.index]
+            chosen[tile.tokens] = logits[tile.places]
             highest = torch.maximum(maximum[rows], logits.amax(-1))
             rescale = (maximum[rows] - highest).exp_()
             exponentials = (logits - highest[:, None]).clamp_(min=SMALLEST_EXPONENT).exp_()
@@ -109,8 +109,7 @@ class _TokenLogprobs(torch.autograd.Function):
         """With x = logits / temperature, p = softmax(x), H the entropy and g the incoming
         gradients: dL/dx_j = sum_t g_t [j = target_t] - p_j (sum_t g_t + g_H (log p_j + H))."""
         hidden, weight, targets, place_of_token, normalizer, entropy = ctx.saved_tensors
-        if d_logprobs is None:
-            d_logprobs = normalizer.new_zeros(len(targets))
+        d_logprobs = normalizer.new_zeros(len(targets)) if d_logprobs is None else d_logprobs
         g_place = torch.zeros_like(normalizer).index_add_(0, place_of_token, d_logprobs)
         d_hidden = torch.zeros_like(hidden, dtype=torch.float32)
         d_weight = torch.zeros_like(weight)
@@ -123,7 +122,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if d_entropy is not None:
                 scale = scale - d_entropy[rows, None] * (log_p + entropy[rows, None])
             d_logits = log_p.clamp_(min=SMALLEST_EXPONENT).exp_().mul_(scale)
-            d_logits.index_put_(tile.index, d_logprobs[tile.tokens], accumulate=True)
+            d_logits.index_put_(tile.places, d_logprobs[tile.tokens], accumulate=True)
             if ctx.temperature != 1:
                 d_logits.div_(ctx.temperature)
             d_logits = d_logits.to(hidden.dtype)
@@ -160,5 +159,5 @@ def _tiles(
             rows=slice(row, row + chunk),
             columns=slice(column, column + VOCABULARY_TILE),
             tokens=tokens,
-            index=(place_of_token[tokens] - row, targets[tokens] - column),
+            places=(place_of_token[tokens] - row, targets[tokens] - column),
         )

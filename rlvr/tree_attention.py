@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -36,40 +37,70 @@ class Block:
     """[queries, K] float32, added to the scores: 0 where the query sees the key, else -inf."""
 
 
-def tree_blocks(subtree_end: Tensor, block_size: int = BLOCK_SIZE) -> list[Block]:
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """What the attention of one micro-batch is computed from."""
+
+    blocks: tuple[Block, ...]
+    depth: int
+    """Tokens of the longest path."""
+
+
+def tree_layout(
+    subtree_end: Tensor, position_ids: Tensor, block_size: int = BLOCK_SIZE
+) -> TreeLayout:
     """Cut the nodes into blocks of at most `block_size`, anew at each root.
 
     Args:
         subtree_end: [N] int64.
+        position_ids: [N] or [1, N] int64.
         block_size: see `BLOCK_SIZE`.
     """
     blocks = []
-    num_nodes = len(subtree_end)
     root = 0
-    while root < num_nodes:
+    while root < len(subtree_end):
         root_end = int(subtree_end[root])
         for start in range(root, root_end, block_size):
             stop = min(start + block_size, root_end)
             before = root + torch.nonzero(subtree_end[root:start] > start).flatten()
             own = torch.arange(start, stop, device=subtree_end.device)
             keys = torch.cat([before, own])
-            hidden = ~visible(own[:, None], keys[None], subtree_end)
+            seen = visible(own[:, None], keys[None], subtree_end)
             blocks.append(
                 Block(
                     queries=slice(start, stop),
                     keys=keys if len(before) else slice(start, stop),
-                    bias=torch.zeros(hidden.shape, device=hidden.device).masked_fill_(
-                        hidden, -torch.inf
-                    ),
+                    bias=additive_mask(seen, torch.float32),
                 )
             )
         root = root_end
-    return blocks
+    return TreeLayout(tuple(blocks), int(position_ids.max()) + 1)
 
 
 def visible(query: Tensor, key: Tensor, subtree_end: Tensor) -> Tensor:
     """Whether a query may look at a key: the one rule that all implementations share."""
     return (key <= query) & (query < subtree_end[key])
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `seen`, else -inf."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def dense_mask(subtree_end: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, 1, N, N] Additive mask of a whole tree, for attention that knows no blocks."""
+    nodes = torch.arange(len(subtree_end), device=subtree_end.device)
+    return additive_mask(visible(nodes[:, None], nodes[None], subtree_end), dtype)[None, None]
+
+
+def flex_mask(subtree_end: Tensor) -> BlockMask:
+    """The tree as FlexAttention takes it; blocks that nobody sees are skipped (GPU)."""
+    num_nodes = len(subtree_end)
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return visible(query, key, subtree_end)
+
+    return create_block_mask(seen, None, None, num_nodes, num_nodes, device=str(subtree_end.device))
 
 
 def tree_attention(
@@ -79,7 +110,7 @@ def tree_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tree: list[Block],
+    tree: TreeLayout,
     scaling: float,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -98,9 +129,17 @@ def tree_attention(
 
     Returns:
         [1, N, query heads, head width], and no attention weights.
+
+    Raises:
+        LearnerError: a sequence is longer than the layer's sliding window.
     """
+    if sliding_window is not None and tree.depth > sliding_window:
+        raise LearnerError(
+            f"a sequence of {tree.depth} tokens is longer than the model's sliding window of "
+            f"{sliding_window}, which tree packing does not know: set learner.packing=padded"
+        )
     if query.device.type == "cpu":
-        output = _TreeAttentionCpu.apply(query, key, value, tree, scaling)
+        output = _TreeAttentionCpu.apply(query, key, value, tree.blocks, scaling)
     else:
         outputs = [
             scaled_dot_product_attention(
@@ -111,7 +150,7 @@ def tree_attention(
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
-            for block in tree
+            for block in tree.blocks
         ]
         output = torch.cat(outputs, dim=2)
     return output.transpose(1, 2), None
@@ -123,12 +162,17 @@ class _TreeAttentionCpu(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: list[Block], scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        blocks: tuple[Block, ...],
+        scaling: float,
     ) -> Tensor:
         repeats = query.shape[1] // key.shape[1]
         output = torch.empty_like(query)
         normalizers = []
-        for block in tree:
+        for block in blocks:
             part, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 query[:, :, block.queries],
                 key[:, :, block.keys].repeat_interleave(repeats, dim=1),
@@ -139,7 +183,7 @@ class _TreeAttentionCpu(torch.autograd.Function):
             output[:, :, block.queries] = part
             normalizers.append(normalizer)
         ctx.save_for_backward(query, key, value, output, *normalizers)
-        ctx.tree, ctx.scaling = tree, scaling
+        ctx.blocks, ctx.scaling = blocks, scaling
         return output
 
     @staticmethod
@@ -159,14 +203,13 @@ class _TreeAttentionCpu(torch.autograd.Function):
             become rows of one matrix."""
             return tensor[0, :, block.queries].reshape(num_heads, -1, width)
 
-        for block, normalizer in zip(ctx.tree, normalizers, strict=True):
+        for block, normalizer in zip(ctx.blocks, normalizers, strict=True):
             q, o, d_o = (by_key_head(t, block) for t in (query, output, d_output))
             k, v = key[0, :, block.keys], value[0, :, block.keys]
             scores = (q.float() * ctx.scaling) @ k.float().mT
             scores.view(num_heads, -1, *block.bias.shape).add_(block.bias)
             scores.sub_(normalizer.reshape(num_heads, -1, 1))
-            # exp is slow where it underflows, and e^-80 is as good as 0
-            p = scores.clamp_(min=-80.0).exp_()
+            p = scores.clamp_(min=SMALLEST_EXPONENT).exp_()
             delta = (d_o.float() * o.float()).sum(-1, keepdim=True)
             d_scores = (d_o.float() @ v.float().mT).sub_(delta).mul_(p).to(q.dtype)
             d_query[0, :, block.queries] = (d_scores @ k).view(

@@ -1,0 +1,129 @@
+"""The command line as a person meets it: help, dry runs, and one clear paragraph for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def rlvr(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "rlvr.cli", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe that is right, over two problems."""
+    (tmp_path / "data.jsonl").write_text(
+        '{"prompt": "1 + 1?", "answer": "2"}\n{"prompt": "2 + 2?", "answer": "4"}\n'
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    path = tmp_path / "mine.toml"
+    path.write_text('[model]\npath = "./model"\n[data]\npath = "data.jsonl"\n')
+    return path
+
+
+def test_help_names_every_command() -> None:
+    done = rlvr("--help")
+    assert done.returncode == 0
+    for command in ("train", "eval", "score", "doctor"):
+        assert command in done.stdout
+
+
+def test_dry_run_prints_the_resolved_config_and_starts_nothing(recipe: Path) -> None:
+    done = rlvr("train", str(recipe), "seed=5", "--dry-run", cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    assert config["seed"] == 5
+    assert config["data"]["path"] == str(recipe.parent / "data.jsonl")
+    assert "2 problems" in done.stderr
+    assert not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["learner.lrr=1"], "did you mean `learner.lr`"),
+        (["learner.lr=fast"], "`learner.lr` = 'fast'"),
+        (["model.path=./nowhere"], "nowhere does not exist"),
+        (["model.path=no/such-model"], "'no/such-model'"),
+        (["data.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["data.path=empty.jsonl"], "no problems"),
+        (["data.path=broken.jsonl"], "line 2"),
+        (["data.path=field.jsonl"], "'answer'"),
+        (["data.verifier=numbr"], "number"),
+        (["data.verifier=no.such.module:judge"], "no.such.module"),
+        (["data.verifier=bad.py:judge"], "division by zero"),
+        (["data.verifier=bad.py"], "bad.py"),
+        (["learner.device=cuda", "rollout.num_workers=64"], "needs 65 GPUs"),
+        (["rollout.top_p=0.9"], "biases the importance ratio"),
+    ],
+)
+def test_bad_input_is_one_clear_paragraph(recipe: Path, words: list[str], told: str) -> None:
+    folder = recipe.parent
+    (folder / "empty.jsonl").write_text("")
+    (folder / "broken.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n')
+    (folder / "field.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "bad.py").write_text("judge = 1 / 0\n")
+    done = rlvr("train", str(recipe), *words, "--dry-run", cwd=folder)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert done.stderr.startswith("rlvr: ")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (
+        "Traceback" in rlvr("train", str(recipe), *words, "--dry-run", "--debug", cwd=folder).stderr
+    )
+
+
+def test_resume_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
+    done = rlvr("train", "--resume", str(tmp_path))
+    assert done.returncode == 1
+    assert "not a run directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_directory_is_never_overwritten(recipe: Path) -> None:
+    (recipe.parent / "taken").mkdir()
+    (recipe.parent / "taken" / "config.json").write_text("{}")
+    done = rlvr("train", str(recipe), "run_dir=taken", cwd=recipe.parent)
+    assert done.returncode == 1
+    assert "holds a run already" in done.stderr
+
+
+def test_score_judges_every_line(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "problem": {"answer": "4"}, "completion": "It is 4."},
+        {"id": "b", "problem": {"answer": "4"}, "completion": "It is 5."},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = rlvr("score", "number", "in.jsonl", "--output", "out.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["status"], row["reward"]) for row in rows] == [
+        ("a", "correct", 1.0),
+        ("b", "incorrect", 0.0),
+    ]
+
+
+def test_starting_is_fast_because_nothing_heavy_is_imported() -> None:
+    code = "import sys, rlvr.cli; print([m for m in ('torch', 'vllm', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
