@@ -30,8 +30,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr.types import Completion
-
 Packing = Literal["tree", "padded"]
 Indices = np.ndarray
 """int64, one-dimensional."""
@@ -46,19 +44,37 @@ class Sample:
     member: int
     """Position in its group."""
     prompt: tuple[int, ...]
-    completion: Completion
+    token_ids: tuple[int, ...]
+    """[T] The completion."""
+    sampler_logprobs: tuple[float, ...]
+    """[T]"""
     advantage: float
     weight: float
     """Aggregation weight of each of its tokens."""
 
+    @classmethod
+    def of_tokens(
+        cls, prompt: tuple[int, ...], completion: tuple[int, ...], *, member: int = 0
+    ) -> Sample:
+        """Bare tokens, for checks."""
+        return cls(
+            group=0,
+            member=member,
+            prompt=prompt,
+            token_ids=completion,
+            sampler_logprobs=(0.0,) * len(completion),
+            advantage=0.0,
+            weight=0.0,
+        )
+
     @property
     def num_tokens(self) -> int:
-        return len(self.completion.token_ids)
+        return len(self.token_ids)
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """[prompt length + T - 1] What is fed to the model: its last token is only predicted."""
-        return self.prompt + self.completion.token_ids[:-1]
+        return self.prompt + self.token_ids[:-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +217,9 @@ def pack(
         part for group in groups.values() for part in _fitting_parts(group, packing, max_tokens)
     ]
     bins = _partition([part.num_nodes for part in parts], max_tokens, num_ranks)
-    return [_assemble([parts[index] for index in chosen]) for chosen in bins[rank::num_ranks]]
+    return [
+        _assemble([parts[index] for index in chosen], packing) for chosen in bins[rank::num_ranks]
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +253,7 @@ def _partition(costs: list[int], capacity: int, num_ranks: int) -> list[list[int
     cost: largest first, each into the bin that is emptiest. Bins are returned largest first."""
     if not costs:
         return []
-    rounds = -(-sum(costs) // (capacity * num_ranks))
+    rounds = -(-min(-(-sum(costs) // capacity), len(costs)) // num_ranks)
     while True:
         bins: list[list[int]] = [[] for _ in range(rounds * num_ranks)]
         loads = [0] * len(bins)
@@ -249,9 +267,10 @@ def _partition(costs: list[int], capacity: int, num_ranks: int) -> list[list[int
         rounds += 1
 
 
-def _assemble(parts: list[_Part]) -> MicroBatch:
-    if not parts:
-        return _micro_batch([], np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64), [], None)
+def _assemble(parts: list[_Part], packing: Packing) -> MicroBatch:
+    if not parts:  # one token that predicts nothing
+        zero = np.zeros((1, 1), np.int64)
+        return _micro_batch([], zero, zero, [], np.ones(1, np.int64) if packing == "tree" else None)
     samples = [sample for part in parts for sample in part.samples]
     trees = [part.tree for part in parts if part.tree is not None]
     if trees:
@@ -286,7 +305,6 @@ def _micro_batch(
         np.concatenate([*predicting, np.empty(0, np.int64)]), return_inverse=True
     )
     lengths = torch.tensor([sample.num_tokens for sample in samples], dtype=torch.long)
-    completions = [sample.completion for sample in samples]
 
     def per_token(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32).repeat_interleave(lengths)
@@ -297,8 +315,8 @@ def _micro_batch(
         subtree_end=None if subtree_end is None else torch.from_numpy(subtree_end),
         places=torch.from_numpy(places),
         place_of_token=torch.from_numpy(place_of_token),
-        targets=torch.tensor([t for c in completions for t in c.token_ids], dtype=torch.long),
-        sampler_logprobs=torch.tensor([p for c in completions for p in c.logprobs]),
+        targets=torch.tensor([t for s in samples for t in s.token_ids], dtype=torch.long),
+        sampler_logprobs=torch.tensor([p for s in samples for p in s.sampler_logprobs]),
         advantages=per_token([sample.advantage for sample in samples]),
         weights=per_token([sample.weight for sample in samples]),
         sequence_index=torch.arange(len(samples)).repeat_interleave(lengths),

@@ -30,7 +30,7 @@ from rlvr.errors import ConfigError
 from rlvr.guard import ensure_our_verifiers
 from rlvr.models import BUILT_IN_MODELS, built_in_folder, cache_dir
 
-PROBE_TIMEOUT_S = 30
+PROBE_TIMEOUT_S = 60
 """Deadline of one import probe: vLLM's import takes 4 to 8 s on two idle cores."""
 COMMAND_TIMEOUT_S = 5
 """Deadline of `docker info` and `nvidia-smi`, which hang when their daemon or driver does."""
@@ -303,7 +303,7 @@ def check_memory() -> Check:
     total, available = memory_gb()
     found = f"{available:.1f} GiB free of {total:.1f} GiB, {os.cpu_count()} cores"
     if available < MIN_MEMORY_GB:
-        fix = f"the quickstart wants {MIN_MEMORY_GB:.0f} GiB: stop others, or lower rollout.kv_cache_gb"
+        fix = f"{MIN_MEMORY_GB:.0f} GiB or more: stop other programs, or lower rollout.kv_cache_gb"
         return Check(name="memory", status="warn", found=found, fix=fix)
     return Check(name="memory", status="ok", found=found)
 
@@ -345,7 +345,7 @@ def check_model_cache() -> Check:
 
 
 def check_optional() -> Check:
-    installed = {
+    installed: dict[str, str] = {
         canonicalize_name(found.name): found.version for found in importlib.metadata.distributions()
     }
     wanted = ("reasoning-gym", "wandb", "trackio")

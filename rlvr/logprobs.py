@@ -8,7 +8,7 @@ FLOPs, for a memory use that does not grow with the micro-batch and tiles that s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -84,11 +84,10 @@ class _TokenLogprobs(torch.autograd.Function):
         maximum = hidden.new_full((len(hidden),), torch.finfo(torch.float32).min, dtype=torch.float)
         total, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
         chosen = hidden.new_empty(len(targets), dtype=torch.float32)
-        tiles = list(_tiles(len(hidden), len(weight), targets, place_of_token, chunk))
-        for tile in tiles:
-            rows = tile.rows
-            logits = _logits(hidden[rows], weight[tile.columns], temperature)
-            chosen[tile.tokens] = logits[tile.places]
+        tiles = _tiles(len(hidden), len(weight), targets, place_of_token, chunk)
+        for rows, columns, tokens, places in itertools.chain.from_iterable(tiles):
+            logits = _logits(hidden[rows], weight[columns], temperature)
+            chosen[tokens] = logits[places]
             highest = torch.maximum(maximum[rows], logits.amax(-1))
             rescale = (maximum[rows] - highest).exp_()
             exponentials = (logits - highest[:, None]).clamp_(min=SMALLEST_EXPONENT).exp_()
@@ -104,35 +103,36 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, d_logprobs: Tensor | None, d_entropy: Tensor | None
+        ctx: Any, d_logprobs: Tensor, d_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """With x = logits / temperature, p = softmax(x), H the entropy and g the incoming
         gradients: dL/dx_j = sum_t g_t [j = target_t] - p_j (sum_t g_t + g_H (log p_j + H))."""
         hidden, weight, targets, place_of_token, normalizer, entropy = ctx.saved_tensors
-        d_logprobs = normalizer.new_zeros(len(targets)) if d_logprobs is None else d_logprobs
+        if d_logprobs is None:  # only the entropy was used
+            d_logprobs = normalizer.new_zeros(len(targets))
         g_place = torch.zeros_like(normalizer).index_add_(0, place_of_token, d_logprobs)
         d_hidden = torch.zeros_like(hidden, dtype=torch.float32)
-        d_weight = torch.zeros_like(weight)
-        d_columns: Tensor | None = None
-        for tile in ctx.tiles:
-            rows = tile.rows
-            logits = _logits(hidden[rows], weight[tile.columns], ctx.temperature)
-            log_p = logits.sub_(normalizer[rows, None])
-            scale = -g_place[rows, None]
-            if d_entropy is not None:
-                scale = scale - d_entropy[rows, None] * (log_p + entropy[rows, None])
-            d_logits = log_p.clamp_(min=SMALLEST_EXPONENT).exp_().mul_(scale)
-            d_logits.index_put_(tile.places, d_logprobs[tile.tokens], accumulate=True)
-            if ctx.temperature != 1:
-                d_logits.div_(ctx.temperature)
-            d_logits = d_logits.to(hidden.dtype)
-            d_hidden[rows] += d_logits @ weight[tile.columns]
-            if rows.start == 0:
-                d_columns = d_logits.new_zeros(d_logits.shape[1], hidden.shape[1]).float()
-            assert d_columns is not None
-            d_columns += d_logits.mT @ hidden[rows]
-            if rows.stop >= len(hidden):
-                d_weight[tile.columns] = d_columns
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for column_tiles in ctx.tiles:
+            columns = column_tiles[0].columns
+            part = weight[columns]
+            d_part = torch.zeros_like(part, dtype=torch.float32)
+            for rows, _, tokens, places in column_tiles:
+                logits = _logits(hidden[rows], part, ctx.temperature)
+                log_p = logits.sub_(normalizer[rows, None])
+                scale = -g_place[rows, None]
+                if d_entropy is not None:
+                    scale = scale - d_entropy[rows, None] * (log_p + entropy[rows, None])
+                d_logits = log_p.clamp_(min=SMALLEST_EXPONENT).exp_().mul_(scale)
+                d_logits.index_put_(places, d_logprobs[tokens], accumulate=True)
+                if ctx.temperature != 1:
+                    d_logits.div_(ctx.temperature)
+                d_logits = d_logits.to(hidden.dtype)
+                d_hidden[rows] += d_logits @ part
+                if d_weight is not None:
+                    d_part += d_logits.mT @ hidden[rows]
+            if d_weight is not None:
+                d_weight[columns] = d_part
         return d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
@@ -143,21 +143,25 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 def _tiles(
     num_places: int, vocabulary: int, targets: Tensor, place_of_token: Tensor, chunk: int
-) -> Iterator[_Tile]:
-    """Tiles that cover all logits: for each run of columns, all rows."""
+) -> list[list[_Tile]]:
+    """Tiles that cover all logits: a list for each run of columns."""
     num_chunks = -(-num_places // chunk)
-    num_tiles = num_chunks * -(-vocabulary // VOCABULARY_TILE)
     number_of_token = targets // VOCABULARY_TILE * num_chunks + place_of_token // chunk
     numbers, order = number_of_token.sort(stable=True)
-    edges = torch.arange(num_tiles + 1, device=numbers.device)
-    bounds = torch.searchsorted(numbers, edges).tolist()
-    for number in range(num_tiles):
-        row = number % num_chunks * chunk
-        column = number // num_chunks * VOCABULARY_TILE
+
+    def tile(number: int, row: int, column: int) -> _Tile:
         tokens = order[bounds[number] : bounds[number + 1]]
-        yield _Tile(
+        return _Tile(
             rows=slice(row, row + chunk),
             columns=slice(column, column + VOCABULARY_TILE),
             tokens=tokens,
             places=(place_of_token[tokens] - row, targets[tokens] - column),
         )
+
+    corners = list(
+        itertools.product(range(0, vocabulary, VOCABULARY_TILE), range(0, num_places, chunk))
+    )
+    edges = torch.arange(len(corners) + 1, device=numbers.device)
+    bounds = torch.searchsorted(numbers, edges).tolist()
+    tiles = [tile(number, row, column) for number, (column, row) in enumerate(corners)]
+    return [tiles[start : start + num_chunks] for start in range(0, len(tiles), num_chunks or 1)]

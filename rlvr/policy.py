@@ -3,24 +3,38 @@ packed completions."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
+import peft
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlvr.batch import MicroBatch
-from rlvr.config import RunConfig
+from rlvr.batch import MicroBatch, Packing, Sample, pack
+from rlvr.config import LearnerConfig, LoraConfig, RunConfig
 from rlvr.errors import ModelError
 from rlvr.logprobs import TokenLogprobs, token_logprobs
-from rlvr.tree_attention import TREE_ATTENTION, tree_blocks
+from rlvr.tree_attention import TREE_ATTENTION, dense_mask, flex_mask, tree_layout
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.*",
+    "merges.txt",
+)
+"""Copied as they are into every saved model folder."""
 
 
 class Policy(nn.Module):
@@ -30,7 +44,11 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, temperature: float, logits_chunk_tokens: int
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        temperature: float = 1.0,
+        logits_chunk_tokens: int = 1024,
     ) -> None:
         super().__init__()
         self.model = model
@@ -40,31 +58,39 @@ class Policy(nn.Module):
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The Hugging Face model itself, without adapters around it."""
-        return (
-            self.model if isinstance(self.model, PreTrainedModel) else self.model.get_base_model()
-        )
+        if isinstance(self.model, PeftModel):
+            return cast(PreTrainedModel, self.model.get_base_model())
+        return self.model
 
     def forward(self, batch: MicroBatch) -> TokenLogprobs:
         """[T] log-probabilities of the batch's targets, and [U] entropies of its places."""
         causal_lm = self.causal_lm
-        if batch.subtree_end is None:
-            outputs = causal_lm.get_decoder()(batch.token_ids, use_cache=False)
-        else:
-            outputs = causal_lm.get_decoder()(
-                batch.token_ids,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                tree=tree_blocks(batch.subtree_end),
-            )
-        hidden = outputs.last_hidden_state.flatten(0, 1)[batch.places]
+        outputs = causal_lm.get_decoder()(
+            batch.token_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **self._tree_arguments(batch),
+        )
         return token_logprobs(
-            hidden,
-            causal_lm.get_output_embeddings().weight,
+            outputs.last_hidden_state.flatten(0, 1)[batch.places],
+            cast(nn.Linear, causal_lm.get_output_embeddings()).weight,
             batch.targets,
             batch.place_of_token,
             temperature=self.temperature,
             chunk=self.logits_chunk_tokens,
         )
+
+    def _tree_arguments(self, batch: MicroBatch) -> dict[str, Any]:
+        """How each attention implementation is told of the tree."""
+        if batch.subtree_end is None:
+            return {}
+        match self.causal_lm.config._attn_implementation:
+            case "flex_attention":
+                return {"attention_mask": flex_mask(batch.subtree_end)}
+            case "eager":
+                return {"attention_mask": dense_mask(batch.subtree_end, self.causal_lm.dtype)}
+            case _:
+                return {"tree": tree_layout(batch.subtree_end, batch.position_ids)}
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """With LoRA, the model without its adapter: the reference model."""
@@ -83,13 +109,13 @@ class Policy(nn.Module):
             masters: name in this module -> the trained weight; the module's own for all others.
             dtype: of the tensors, each of which is a copy.
         """
-        merged = self._adapter_updates(masters)
+        updates = self._adapter_updates(masters)
         for name, parameter in self.named_parameters():
             if ".lora_" in name:
                 continue
             weight = full_tensor(masters.get(name, parameter))
-            if name in merged:
-                weight = weight.float() + merged[name]()
+            if name in updates:
+                weight = weight.float() + updates[name]()
             yield plain_name(name), weight.to(dtype, copy=True)
 
     def _adapter_updates(self, masters: Mapping[str, Tensor]) -> dict[str, Callable[[], Tensor]]:
@@ -114,7 +140,7 @@ class Policy(nn.Module):
             model_dir: where the tokenizer and the data type are taken from.
             write: false on ranks that only take part in gathering.
         """
-        dtype = AutoConfig.from_pretrained(model_dir).dtype or torch.float32
+        dtype = _source_dtype(model_dir)
         weights = dict(self.export(masters, dtype))
         adapter = {
             name.removeprefix("model."): full_tensor(value)
@@ -123,13 +149,16 @@ class Policy(nn.Module):
         }
         if not write:
             return
-        causal_lm = self.causal_lm
-        own_dtype, causal_lm.config.dtype = causal_lm.config.dtype, dtype
-        causal_lm.save_pretrained(folder, state_dict=weights)
-        causal_lm.config.dtype = own_dtype
-        AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+        self.causal_lm.save_pretrained(str(folder), state_dict=weights)
+        # transformers writes the data type that the module computes in
+        file = folder / "config.json"
+        saved = json.loads(file.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
+        file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+        for pattern in TOKENIZER_FILES:
+            for file in model_dir.glob(pattern):
+                shutil.copy2(file, folder / file.name)
         if isinstance(self.model, PeftModel):
-            self.model.save_pretrained(folder / "adapter", state_dict=adapter)
+            self.model.save_pretrained(str(folder / "adapter"), state_dict=adapter)
 
 
 def plain_name(name: str) -> str:
@@ -149,18 +178,26 @@ def _product(b: Tensor, a: Tensor, scale: float) -> Tensor:
     return full_tensor(b).float() @ full_tensor(a).float() * scale
 
 
-def load_policy(config: RunConfig, model_dir: str | Path, dtype: torch.dtype) -> Policy:
+def _source_dtype(model_dir: Path) -> torch.dtype:
+    """What the weights in a model folder are stored as."""
+    config = json.loads((model_dir / "config.json").read_text())
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def load_policy(
+    config: RunConfig, model_dir: Path, dtype: torch.dtype, device: torch.device
+) -> Policy:
     """The model of a local folder, with dropout off and the adapters that are configured.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: it cannot be loaded, or cannot be trained with this `learner.packing`.
     """
-    learner = config.learner
+    settings = config.learner
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            Path(model_dir),
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_dir,
             dtype=dtype,
-            attn_implementation=TREE_ATTENTION if learner.packing == "tree" else "sdpa",
+            attn_implementation=_attention(settings, device),
             trust_remote_code=config.model.trust_remote_code,
         )
     except (OSError, ValueError) as error:
@@ -168,28 +205,92 @@ def load_policy(config: RunConfig, model_dir: str | Path, dtype: torch.dtype) ->
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    if learner.gradient_checkpointing:
+    model.to(device).train()  # transformers checkpoints gradients in training mode only
+    policy = Policy(
+        model,
+        temperature=config.rollout.temperature,
+        logits_chunk_tokens=settings.logits_chunk_tokens,
+    )
+    check_logprobs(policy, settings.packing)
+    if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if lora := config.model.lora:
-        targets = lora.target_modules
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
-                lora_dropout=lora.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type="CAUSAL_LM",
-            ),
+    if config.model.lora:
+        policy.model = _with_adapters(model, config.model.lora)
+    return policy
+
+
+def _attention(settings: LearnerConfig, device: torch.device) -> str | None:
+    """As transformers takes it; null for its own choice."""
+    choice = settings.attn_implementation
+    if settings.packing == "padded":
+        return None if choice == "auto" else choice
+    if choice == "auto":
+        return "flex_attention" if device.type == "cuda" else TREE_ATTENTION
+    return TREE_ATTENTION if choice == "sdpa" else choice
+
+
+def _with_adapters(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
+    targets = lora.target_modules
+    adapted = get_peft_model(
+        model,
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=lora.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    return cast(PeftModel, adapted)
+
+
+@torch.no_grad()
+def check_logprobs(policy: Policy, packing: Packing) -> None:
+    """Compare a tiny packed micro-batch with the model's own forward pass, sequence by sequence.
+
+    This finds every architecture that tree packing (attention that ignores the mask, recurrent
+    layers) or our output layer (soft-capped or scaled logits) would silently compute wrongly.
+
+    Raises:
+        ModelError: they differ.
+    """
+    prompt, completions = (5, 3, 9, 4), [(7, 8, 6), (7, 2, 5, 1), (3,)]
+    samples = [
+        Sample.of_tokens(prompt, completion, member=member)
+        for member, completion in enumerate(completions)
+    ]
+    causal_lm = policy.causal_lm
+    device = causal_lm.device
+    (batch,) = pack(samples, packing=packing, max_tokens=1000)
+    packed = policy(batch.to(device)).logprobs
+    own_attention = str(causal_lm.config._attn_implementation)
+    causal_lm.set_attn_implementation("eager")  # the one that every architecture has
+    plain = []
+    for completion in completions:
+        inputs = torch.tensor([prompt + completion[:-1]], device=device)
+        logits = causal_lm(inputs, use_cache=False).logits[0, len(prompt) - 1 :].float()
+        targets = torch.tensor(completion, device=device)[:, None]
+        logprobs = (logits / policy.temperature).log_softmax(-1)
+        plain.append(logprobs.gather(-1, targets).flatten())
+    causal_lm.set_attn_implementation(own_attention)
+    tolerance = 1e-3 if causal_lm.dtype == torch.float32 else 0.3
+    difference = float((packed - torch.cat(plain)).abs().max())
+    if not difference < tolerance:
+        way_out = (
+            "set learner.packing=padded"
+            if packing == "tree"
+            else "this architecture cannot be trained"
         )
-    model.train()
-    return Policy(model, config.rollout.temperature, learner.logits_chunk_tokens)
+        raise ModelError(
+            f"{type(causal_lm).__name__} with learner.packing={packing} gives other "
+            f"log-probabilities than by itself (by {difference:.3g} nats): {way_out}"
+        )
 
 
 def shard(policy: Policy, compute_dtype: torch.dtype) -> None:
     """Shard the weights over all ranks with FSDP2; each layer is gathered in `compute_dtype` when
     it is needed, and gradients are reduced in fp32."""
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    for layer in policy.causal_lm.get_decoder().layers:
+    for layer in cast(Any, policy.causal_lm.get_decoder()).layers:
         fully_shard(layer, mp_policy=precision)
     fully_shard(policy, mp_policy=precision)

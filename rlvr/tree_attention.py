@@ -19,6 +19,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from rlvr.errors import LearnerError
+from rlvr.logprobs import SMALLEST_EXPONENT
+
 TREE_ATTENTION = "rlvr_tree"
 """Name under which `tree_attention` is registered with transformers."""
 

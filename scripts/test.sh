@@ -40,8 +40,9 @@ stage() {
     printf '== %s: %d s\n' "$name" $((SECONDS - start))
 }
 
-stage "lint" ruff check .
-stage "format" ruff format --check .
+python_folders=(rlvr verifiers sandbox scripts tests)
+stage "lint" ruff check "${python_folders[@]}"
+stage "format" ruff format --check "${python_folders[@]}"
 stage "types" pyright
 stage "tests" pytest -m "$markers" "$@"
 
