@@ -54,11 +54,11 @@ class Sample:
 
     @classmethod
     def of_tokens(
-        cls, prompt: tuple[int, ...], completion: tuple[int, ...], *, member: int = 0
+        cls, prompt: tuple[int, ...], completion: tuple[int, ...], *, group: int = 0, member: int
     ) -> Sample:
         """Bare tokens, for checks."""
         return cls(
-            group=0,
+            group=group,
             member=member,
             prompt=prompt,
             token_ids=completion,

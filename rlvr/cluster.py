@@ -386,7 +386,8 @@ def unwrap(error: RayTaskError) -> Exception:
 def reason(error: BaseException) -> str:
     """The last line of an error, which is the one that says what happened."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    last = lines[-1].strip() if lines else type(error).__name__
+    return last.partition(" Some common causes include")[0]  # Ray's general advice
 
 
 def _free_port() -> int:

@@ -211,7 +211,6 @@ class AlgorithmConfig(Section):
     """At most this many times `groups_per_step` groups are sampled for one step; then the step
     goes on with what it has."""
 
-
     @model_validator(mode="before")
     @classmethod
     def _clips_of_the_loss(cls, values: Any) -> Any:

@@ -116,9 +116,7 @@ async def _train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool) -> Any
             with _stop_on_signal(trainer.stop, display):
                 result = await trainer.run(latest)
         completions.flush()
-        display.summary(
-            summary(run_dir, result.checkpoint, recipe, interrupted=result.interrupted)
-        )
+        display.summary(summary(run_dir, result.checkpoint, recipe, interrupted=result.interrupted))
         return result
 
 

@@ -27,7 +27,7 @@ from rlvr.config import RunConfig
 from rlvr.errors import CheckpointError, LearnerError
 from rlvr.loss import LossOutput, LossSettings, aggregation_weights, policy_loss, sequence_kl
 from rlvr.optim import MasterWeights, Optimizer, learning_rate
-from rlvr.policy import Policy, load_policy, shard
+from rlvr.policy import Policy, check_logprobs, load_policy, shard
 from rlvr.types import Batch, Group
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Learner:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         torch.manual_seed(config.seed)
-        _keep_freed_memory()
+        keep_freed_memory()
         self.config = config
         self.rank = rank
         self.world_size = world_size
@@ -96,6 +96,7 @@ class Learner:
         self._model_dir = Path(model_dir)
         self._dtype = getattr(torch, settings.compute_dtype)
         self.policy = load_policy(config, self._model_dir, torch.float32, self.device)
+        check_logprobs(self.policy, settings.packing)
         if world_size > 1:
             shard(self.policy, self._dtype)
         self._masters = MasterWeights(self.policy, self._dtype if world_size == 1 else None)
@@ -455,7 +456,7 @@ def _all_samples(groups: Sequence[Group]) -> list[Sample]:
     ]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let malloc keep what is freed for the next layer, instead of giving it back to the kernel and
     faulting it in anew, page by page: 11 % of a step on CPU (glibc only)."""
     if platform.libc_ver()[0] == "glibc":

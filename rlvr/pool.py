@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlvr.errors import RolloutError
+from rlvr.errors import RlvrError, RolloutError
 from rlvr.sampling import Sampling
 from rlvr.types import Group, Problem
 
@@ -66,6 +66,7 @@ class RolloutPool:
         self._max_restarts = max_restarts
         self._start_timeout_s = start_timeout_s
         self._num_restarts = 0
+        self._failure: RlvrError | None = None
         self._busy = BusyClock()
         self._num_tokens = 0
         self._workers = [_Worker(f"rollout-{i}", i, spawn(i)) for i in range(num_workers)]
@@ -122,6 +123,8 @@ class RolloutPool:
     async def _restart(self, worker: _Worker, dead: WorkerHandle, error: RolloutError) -> None:
         """Replace a worker once, however many requests saw it die."""
         async with worker.lock:
+            if self._failure:
+                raise self._failure
             if worker.handle is not dead:
                 return
             self._num_restarts += 1
@@ -133,8 +136,13 @@ class RolloutPool:
             logger.warning("%s died and is restarted: %s", worker.name, error)
             dead.kill()
             handle = self._spawn(worker.index)
-            await self._ready(worker.name, handle)
-            await self._refresh(worker.name, handle)
+            try:
+                await self._ready(worker.name, handle)
+                await self._refresh(worker.name, handle)
+            except RlvrError as failure:
+                # The run ends with this, not with what the others waiting for the worker see.
+                self._failure = failure
+                raise
             worker.handle = handle
 
     async def _ready(self, name: str, handle: WorkerHandle) -> None:

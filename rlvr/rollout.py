@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import os
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
-import torch
+import numpy as np
 from transformers import AutoTokenizer
 
 from rlvr.config import RunConfig
@@ -68,7 +69,10 @@ class RolloutEngine:
         self._request_ids = itertools.count()
         self._num_running = 0
         self._num_tokens = 0
-        self._shared: Any = None
+        self._updating = False
+        self._shared: asyncio.Queue[SharedMemory] = asyncio.Queue()
+        for _ in range(2):
+            self._shared.put_nowait(SharedMemory())
 
     async def start(self) -> None:
         """Load the model and start vLLM's processes. The weights are version 0."""
@@ -92,9 +96,10 @@ class RolloutEngine:
         # machine, and binds every engine of a host to the same cores.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        # Keep freed memory: glibc otherwise returns each step's logits to the kernel, and faulting
-        # them in again costs more than the arithmetic on them.
+        # Keep freed memory, in one arena: glibc otherwise returns large blocks (logits, packed
+        # layers) to the kernel, and faulting them in again costs more than computing them.
         os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = str(2**32)
+        os.environ["MALLOC_ARENA_MAX"] = "1"
 
     def _engine_args(self) -> Any:
         from vllm.config.weight_transfer import WeightTransferConfig
@@ -121,6 +126,9 @@ class RolloutEngine:
         }
         if current_platform.is_cpu():
             args["kv_cache_memory_bytes"] = int(rollout.kv_cache_gb * 2**30)
+            # Only whole blocks of a prompt are shared within a group, and the default of 128 is
+            # longer than most prompts. 32 is the smallest that the CPU attention takes.
+            args["block_size"] = 32
         else:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         return AsyncEngineArgs(**(args | rollout.engine_args))
@@ -134,6 +142,7 @@ class RolloutEngine:
         Raises:
             RolloutError: the prompt leaves no room for `sampling.max_tokens`, or the engine died.
         """
+        from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         prompt_token_ids = self._encode(problem)
@@ -156,16 +165,16 @@ class RolloutEngine:
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt = {
-            "prompt_token_ids": prompt_token_ids,
+        prompt = TokensPrompt(
+            prompt_token_ids=prompt_token_ids,
             # The salt is part of every prefix-cache key: no block outlives the weights it is from.
-            "cache_salt": version_label(self.version),
-        }
+            cache_salt=version_label(self.version),
+        )
         request_id = f"{self.name}-{next(self._request_ids)}"
         self._num_running += num
         try:
-            async for output in self._llm.generate(prompt, params, request_id):
-                pass
+            # FINAL_ONLY yields once, when all `num` completions are done.
+            output = await anext(self._llm.generate(prompt, params, request_id))
         finally:
             self._num_running -= num
         completions = [self._completion(item) for item in output.outputs]
@@ -235,6 +244,8 @@ class RolloutEngine:
     async def start_weight_update(self, version: int) -> None:
         """Freeze generation and get ready to receive weights.
 
+        An update that was begun but not finished (another worker failed) is taken up again.
+
         Raises:
             WeightTransferError: this worker already has `version` or a newer one.
         """
@@ -242,11 +253,16 @@ class RolloutEngine:
             raise WeightTransferError(
                 f"it holds weights v{self.version} already, refused the stale v{version}"
             )
+        if self._updating:
+            return
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         await self._llm.start_weight_update()
+        self._updating = True
 
-    async def update_weights(self, update_info: dict[str, Any], buffer: Any = None) -> None:
-        """Receive one part of the weights.
+    async def update_weights(
+        self, update_info: dict[str, Any], buffer: np.ndarray | None = None
+    ) -> None:
+        """Receive one part of the weights. Two calls may overlap: one copies, one loads.
 
         Args:
             update_info: What the backend's engine in vLLM expects.
@@ -254,12 +270,19 @@ class RolloutEngine:
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        if buffer is not None:
-            from rlvr.weights_ray import SharedBuffer
-
-            self._shared = self._shared or SharedBuffer()
-            update_info = update_info | {"path": self._shared.write(buffer)}
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+        if buffer is None:
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+            return
+        shared = await self._shared.get()
+        try:
+            path = await asyncio.to_thread(shared.write, buffer)
+            request = WeightTransferUpdateRequest(update_info | {"path": path})
+            await self._llm.update_weights(request)
+        except BaseException:
+            self._updating = False  # vLLM gives an update up at the first error
+            raise
+        finally:
+            self._shared.put_nowait(shared)
 
     async def finish_weight_update(self, version: int) -> int:
         """Switch to the new weights and go on generating.
@@ -269,5 +292,24 @@ class RolloutEngine:
         """
         await self._llm.finish_weight_update(version_label(version))
         self.version = parse_version(await self._llm.get_weight_version())
+        self._updating = False
         await self._llm.resume_generation()
         return self.version
+
+
+class SharedMemory:
+    """Anonymous memory that vLLM's worker process maps by path. Kept between updates: on virtual
+    machines, touching new memory costs many times what copying into old memory does. The kernel
+    frees it with the processes, however they die."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("rlvr-weights")
+        self._array = np.empty(0, dtype=np.uint8)
+
+    def write(self, data: np.ndarray) -> str:
+        """Copy uint8 data in; the path to open."""
+        if self._array.nbytes < data.nbytes:
+            os.ftruncate(self._fd, data.nbytes)
+            self._array = np.frombuffer(mmap(self._fd, data.nbytes), dtype=np.uint8)
+        self._array[: data.nbytes] = data
+        return f"/proc/{os.getpid()}/fd/{self._fd}"

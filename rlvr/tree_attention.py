@@ -25,7 +25,7 @@ from rlvr.logprobs import SMALLEST_EXPONENT
 TREE_ATTENTION = "rlvr_tree"
 """Name under which `tree_attention` is registered with transformers."""
 
-BLOCK_SIZE = 256
+BLOCK_SIZE = 128
 """Queries of a block. Larger ones do more useless work, smaller ones more Python."""
 
 

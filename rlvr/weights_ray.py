@@ -1,61 +1,54 @@
-"""The `ray` weight-transfer backend, learner side: through Ray's object store."""
+"""The `ray` weight-transfer backend, learner side: through Ray's object store.
+
+The weights travel in chunks, several at once: while the rollout engines load one chunk, their
+actors copy the next out of the object store and the learner makes the one after.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from mmap import mmap
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import ray
 import torch
 import xxhash
+from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
     TrainerInitInfo,
     TrainerWeightTransferEngine,
     VLLMWeightSyncClient,
     WeightSource,
+    layerwise_groups,
 )
 
-
-class SharedBuffer:
-    """Anonymous shared memory that the engine's worker process maps by path."""
-
-    def __init__(self) -> None:
-        self._fd = os.memfd_create("rlvr-weights")
-        self._array = np.empty(0, dtype=np.uint8)
-
-    def write(self, data: np.ndarray) -> str:
-        if self._array.nbytes < data.nbytes:
-            os.ftruncate(self._fd, data.nbytes)
-            self._array = np.frombuffer(mmap(self._fd, data.nbytes), dtype=np.uint8)
-        self._array[: data.nbytes] = data
-        return f"/proc/{os.getpid()}/fd/{self._fd}"
-
-
-class RayRolloutHandle:
-    """A `RolloutHandle` over a Ray actor made from `RolloutEngine`."""
-
-    def __init__(self, name: str, actor: Any) -> None:
-        self.name = name
-        self._actor = actor
-
-    def call(self, method: str, *args: Any) -> Future[Any]:
-        return getattr(self._actor, method).remote(*args).future()
+PHASES = ("gather", "copy", "checksum", "put", "wait", "finish")
+ALIGNMENT = 64
+"""Bytes; the width of a cache line and of the widest CPU registers."""
 
 
 @dataclass
 class RayTrainerInitInfo(TrainerInitInfo):
+    """`rank` 0 sends; other ranks only take part in gathering the weights."""
+
     backend: ClassVar[str] = "ray"
-    dtype: torch.dtype = torch.bfloat16
-    chunk_bytes: int = field(default=512 * 2**20)
+    chunk_bytes: int = 32 * 2**20
+    """Weights are sent in chunks of about this size, cut between decoder layers. Small enough to
+    stay in the last-level cache from the cast to the object store."""
+    max_chunks_in_flight: int = 2
+    """Bounds the object store's use to this many chunks, and one being made."""
 
 
 class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitInfo]):
-    """Learner side: cast into one flat buffer, checksum, `ray.put`, tell every worker."""
+    """Checksum every tensor, put chunks into the object store, have every worker load them."""
 
     init_info_cls = RayTrainerInitInfo
 
@@ -67,9 +60,11 @@ class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitI
         source: WeightSource,
     ) -> None:
         super().__init__(client=client, source=source, is_sender=init_info.is_sender)
-        self._dtype = init_info.dtype
-        self._chunk_bytes = init_info.chunk_bytes
-        self.bytes_sent = 0
+        self._init_info = init_info
+        self._plan = plan_chunks(source.metadata(), init_info.chunk_bytes)
+        self._scratch = np.empty(0, dtype=np.uint8)
+        self.seconds: dict[str, float] = {}
+        """Of the last `send_weights`, by what the learner's thread was doing."""
 
     @classmethod
     def trainer_init(
@@ -81,43 +76,107 @@ class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitI
     ) -> RayTrainerWeightTransferEngine:
         if source is None:
             raise ValueError("the ray backend needs a WeightSource")
+        engine = cls(init_info, client=client, source=source)
         if init_info.is_sender:
-            client.init_weight_transfer_engine({})
-        return cls(init_info, client=client, source=source)
+            shapes = {meta.name: list(meta.shape) for meta in source.metadata()}
+            client.init_weight_transfer_engine({"shapes": shapes})
+        return engine
 
     def send_weights(self) -> None:
+        """One update. The versions and the deadline are the client's business."""
         assert self.source is not None
-        self.bytes_sent = 0
-        if self.is_sender:
-            self.client.start_weight_update()
-        for tensors, buffer in self._chunks(self.source):
-            if self.is_sender:
-                ref = ray.put(buffer)
-                self.client.update_weights({"tensors": tensors, "buffer": ref})
-                self.bytes_sent += buffer.nbytes
-        if self.is_sender:
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        in_flight: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(self._init_info.max_chunks_in_flight) as pool:
+            started = pool.submit(self.client.start_weight_update)
+            for info, buffer in self._chunks():
+                with self._timed("put"):
+                    info["buffer"] = ray.put(buffer)
+                in_flight.append(pool.submit(self._update, started, info))
+                del info
+                if len(in_flight) > self._init_info.max_chunks_in_flight:
+                    with self._timed("wait"):
+                        in_flight.popleft().result()
+            with self._timed("wait"):
+                for future in in_flight:
+                    future.result()
+        with self._timed("finish"):
             self.client.finish_weight_update()
 
-    def _chunks(self, source: WeightSource) -> Iterator[tuple[list[Any], np.ndarray]]:
-        pieces: list[torch.Tensor] = []
-        tensors: list[Any] = []
-        offset = 0
-        for name, tensor in source:
-            data = tensor.detach().to(self._dtype).contiguous().view(-1).view(torch.uint8)
-            if pieces and offset + data.nbytes > self._chunk_bytes:
-                yield tensors, torch.cat(pieces).numpy()
-                pieces, tensors, offset = [], [], 0
-            tensors.append(
-                (
-                    name,
-                    str(self._dtype).removeprefix("torch."),
-                    list(tensor.shape),
-                    offset,
-                    data.nbytes,
-                    xxhash.xxh3_64_intdigest(data.numpy()),
-                )
-            )
-            pieces.append(data)
-            offset += data.nbytes
-        if pieces:
-            yield tensors, torch.cat(pieces).numpy()
+    def _update(self, started: Future[None], info: dict[str, Any]) -> None:
+        started.result()
+        self.client.update_weights(info)
+
+    def _chunks(self) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """Describe and fill one chunk after the other, all in the same scratch memory."""
+        assert self.source is not None
+        weights = iter(self.source)
+        for metas in self._plan:
+            nbytes = sum(_padded(meta) for meta in metas)
+            if self._scratch.nbytes < nbytes:
+                self._scratch = np.empty(nbytes, dtype=np.uint8)
+            tensors = []
+            offset = 0
+            for meta in metas:
+                with self._timed("gather"):
+                    name, tensor = next(weights)
+                if name != meta.name:
+                    raise ValueError(f"the source yielded {name!r} where {meta.name!r} was due")
+                place = self._scratch[offset : offset + _nbytes(meta)]
+                with self._timed("copy"):
+                    # By numpy, in this thread: the pieces are too small for an OpenMP team, which
+                    # on shared cores waits longer for its threads than the copy takes.
+                    np.copyto(place, _bytes(tensor))
+                with self._timed("checksum"):
+                    checksum = xxhash.xxh3_64_intdigest(place.data)
+                tensors.append((name, offset, place.nbytes, checksum))
+                offset += _padded(meta)
+            info = {
+                "nbytes": nbytes,
+                "dtype": str(metas[0].dtype).removeprefix("torch."),
+                "tensors": tensors,
+            }
+            yield info, self._scratch[:nbytes]
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _nbytes(meta: ParamMeta) -> int:
+    return math.prod(meta.shape) * meta.dtype.itemsize
+
+
+def _padded(meta: ParamMeta) -> int:
+    return -(-_nbytes(meta) // ALIGNMENT) * ALIGNMENT
+
+
+def plan_chunks(metas: Sequence[ParamMeta], chunk_bytes: int) -> list[list[ParamMeta]]:
+    """Split parameters, in order, into chunks of about `chunk_bytes`, cut between decoder layers
+    (a layer, or a single parameter, that is larger makes a chunk of its own)."""
+    chunks: list[list[ParamMeta]] = []
+    sizes = [chunk_bytes]
+    layer_of = {
+        name: index
+        for index, names in enumerate(layerwise_groups([meta.name for meta in metas]))
+        for name in names
+    }
+    for _, group in itertools.groupby(metas, key=lambda meta: layer_of[meta.name]):
+        layer = list(group)
+        nbytes = sum(_padded(meta) for meta in layer)
+        if sizes[-1] + nbytes > chunk_bytes:
+            chunks.append([])
+            sizes.append(0)
+        chunks[-1] += layer
+        sizes[-1] += nbytes
+    return chunks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from mmap import PROT_READ, mmap
+from mmap import MAP_POPULATE, MAP_SHARED, mmap
 from typing import Any
 
 import torch
@@ -14,61 +15,101 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import (
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
 
 from rlvr.errors import WeightTransferError
+from rlvr.weights_load import Loader, make_loader
 
 
 @dataclass
 class RayInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on."""
+    shapes: dict[str, list[int]]
+    """Name and shape of every tensor that each update will bring, as the learner names them."""
 
 
 @dataclass
 class RayUpdateInfo(WeightTransferUpdateInfo):
+    """One chunk of an update."""
+
+    version: int
     path: str
-    """Shared memory of the actor, as a path this process can open."""
+    """The rollout actor's shared memory, as a path this process can open."""
+    nbytes: int
+    """Size of the chunk."""
+    dtype: str
+    """Name of the torch dtype, the same for all tensors."""
     tensors: list[Any]
-    """(name, dtype, shape, offset, nbytes, xxh3 of the bytes) of each tensor."""
+    """(name, offset in bytes, size in bytes, checksum) of each tensor. The checksum is the 64-bit
+    XXH3 of the bytes: at memory speed it sees every flipped bit and, unlike a sum of words, every
+    reordering; being taken tensor by tensor, it also sees two tensors swapped."""
 
 
 class RayWeightTransferEngine(WeightTransferEngine[RayInitInfo, RayUpdateInfo]):
+    """Checks every tensor against the learner's checksum, then loads it.
+
+    A chunk in which any checksum fails changes nothing in the model, and ends the update.
+    """
+
     init_info_cls = RayInitInfo
     update_info_cls = RayUpdateInfo
 
     def init_transfer_engine(self, init_info: RayInitInfo) -> None:
-        pass
+        self._shapes = init_info.shapes
+        self._loader: Loader = make_loader(self.model, self.vllm_config, self._shapes)
+        self._mapped: dict[str, mmap] = {}
+        self._received: set[str] = set()
+        self._version: int | None = None
+        # Each thread works on tensors of its own, with a one-thread OpenMP team: packing a layer
+        # is too short to be split.
+        self._pool = ThreadPoolExecutor(
+            torch.get_num_threads(), initializer=torch._C.set_num_threads, initargs=(1,)
+        )
 
     def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
+        self._received.clear()
+        self._version = None
+        self._loader.start()
 
     def receive_weights(self, update_info: RayUpdateInfo) -> None:
-        fd = os.open(update_info.path, os.O_RDONLY)
-        memory = memoryview(mmap(fd, 0, prot=PROT_READ))
-        os.close(fd)
-        weights = []
-        for name, dtype, shape, offset, nbytes, checksum in update_info.tensors:
+        if self._version is None:
+            self._version = update_info.version
+        elif self._received & {name for name, *_ in update_info.tensors}:
+            self._received.clear()  # the learner has begun anew, after another worker failed
+            self._loader.restart()
+        memory = torch.frombuffer(
+            self._map(update_info.path, update_info.nbytes), dtype=torch.uint8
+        )
+        dtype = getattr(torch, update_info.dtype)
+
+        def check(item: tuple[str, int, int, int]) -> tuple[str, torch.Tensor]:
+            name, offset, nbytes, checksum = item
             data = memory[offset : offset + nbytes]
-            if xxhash.xxh3_64_intdigest(data) != checksum:
+            if xxhash.xxh3_64_intdigest(data.numpy().data) != checksum:
                 raise WeightTransferError(
-                    f"tensor {name!r} was corrupted on its way: its checksum differs from the "
-                    "learner's"
+                    f"tensor {name!r} was corrupted on its way (its checksum is not the learner's)"
                 )
-            tensor = torch.frombuffer(data, dtype=getattr(torch, dtype)).view(*shape)
-            weights.append((name, tensor))
-        self.model.load_weights(weights)
+            return name, data.view(dtype).view(self._shapes[name])
+
+        weights = list(self._pool.map(check, update_info.tensors))
+        self._loader.load(weights, self._pool)
+        self._received.update(name for name, _ in weights)
+
+    def _map(self, path: str, nbytes: int) -> mmap:
+        mapped = self._mapped.get(path)
+        if mapped is None or len(mapped) < nbytes:
+            fd = os.open(path, os.O_RDWR)
+            mapped = mmap(fd, os.fstat(fd).st_size, flags=MAP_SHARED | MAP_POPULATE)
+            os.close(fd)
+            self._mapped[path] = mapped
+        return mapped
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-        # An output layer tied to the embedding gets no weights of its own, and vLLM's CPU build
-        # keeps a packed copy of it, which would stay the old one.
-        for layer in self.model.modules():
-            if isinstance(layer, ParallelLMHead):
-                layer.quant_method.process_weights_after_loading(layer)
+        missing = sorted(self._shapes.keys() - self._received)
+        if missing:
+            raise WeightTransferError(
+                f"{len(missing)} of {len(self._shapes)} tensors did not arrive, {missing[0]!r} "
+                "among them"
+            )
+        self._loader.finish()
 
     def shutdown(self) -> None:
         pass

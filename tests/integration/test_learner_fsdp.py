@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 def run(folder: Path, case: str, rank: int, world_size: int) -> None:
     """What every rank does; rank 0 writes what it found."""
     torch.set_num_threads(1)
-    config = make_config(folder / "model", learner__num_ranks=world_size, **CASES[case])
+    config = make_config(folder / "model", **CASES[case])
     learner = Learner(
         config, folder / "model", rank, world_size, f"file://{folder}/rendezvous-{case}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import DataError, RolloutError
+from rlvr.errors import DataError, RolloutError, WeightTransferError
 from rlvr.pool import BusyClock, RolloutPool
 from rlvr.sampling import Sampling
 from rlvr.types import Completion, Group, Problem, Rollout, VersionSpan
@@ -162,3 +162,19 @@ def test_busy_clock_does_not_count_overlaps_twice(monkeypatch: pytest.MonkeyPatc
     clock.leave()
     assert clock.take() == 4.0
     assert clock.take() == 0.0
+
+
+async def test_a_restart_that_fails_ends_the_run_with_its_own_error() -> None:
+    """And not with the death of the worker, which everybody else who waited for it saw."""
+    bench = Bench(num_workers=1)
+
+    async def refuse(name: str, worker: Any) -> None:
+        raise WeightTransferError("rollout-0 got a corrupted tensor")
+
+    bench.pool._refresh = refuse
+    bench.spawned[0].alive = False
+    results = await asyncio.gather(bench.sample(6), return_exceptions=True)
+    assert [str(result) for result in results] == ["rollout-0 got a corrupted tensor"]
+    with pytest.raises(WeightTransferError):
+        await bench.pool.heal()
+    assert len(bench.spawned) == 2
