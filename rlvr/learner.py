@@ -11,15 +11,14 @@ import itertools
 import math
 import pickle
 import platform
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rlvr.batch import MicroBatch, Sample, pack
@@ -28,30 +27,15 @@ from rlvr.errors import CheckpointError, LearnerError
 from rlvr.loss import LossOutput, LossSettings, aggregation_weights, policy_loss, sequence_kl
 from rlvr.optim import MasterWeights, Optimizer, learning_rate
 from rlvr.policy import Policy, check_logprobs, load_policy, shard
+from rlvr.step_metrics import PhaseTimer, StepTotals
 from rlvr.types import Batch, Group
 
 T = TypeVar("T")
 TokenKey = tuple[int, int]
 """Position of a group in its batch, and of a completion in its group."""
 
-MEANS = {
-    "ratio": "ratio/mean",
-    "clipped_low": "clip/low",
-    "clipped_high": "clip/high",
-    "sampler_ratio": "mismatch/ratio_mean",
-    "sampler_kl_k1": "mismatch/kl_k1",
-    "sampler_kl_k3": "mismatch/kl_k3",
-    "entropy": "policy/entropy",
-    "ref_kl": "kl/reference",
-}
-IMPORTANCE_MEANS = {
-    "importance_weight": "importance/mean",
-    "importance_capped": "importance/capped",
-}
 RETAINED_BYTES = 1 << 30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-MAXIMA = {"ratio": "ratio/max", "sampler_ratio": "mismatch/ratio_max"}
 
 
 class Learner:
@@ -125,7 +109,7 @@ class Learner:
         Raises:
             LearnerError: the loss or its gradient is not finite; the weights are unchanged.
         """
-        timer = _Timer()
+        timer = PhaseTimer()
         with timer("pack"):
             minibatches = [self._pack(samples) for samples in self._samples(batch)]
         old = {}
@@ -133,7 +117,7 @@ class Learner:
             with timer("forward"):
                 old = self._logprobs([micro for micros in minibatches for micro in micros])
         lr = learning_rate(batch.step, self.config.num_steps, self.config.learner)
-        totals = _Totals(self.world_size, self.device)
+        totals = StepTotals(self.world_size, self.device)
         norms = []
         for micros in minibatches:
             for micro in micros:
@@ -209,7 +193,7 @@ class Learner:
             entropy=entropy if settings.entropy_coef > 0 else entropy.detach(),
         )
 
-    def _update(self, step: int, lr: float, totals: _Totals) -> float:
+    def _update(self, step: int, lr: float, totals: StepTotals) -> float:
         """One optimizer step; the gradient's norm before clipping."""
         norm = self._optimizer.gradient_norm()
         loss = totals.loss()
@@ -342,7 +326,7 @@ class Learner:
             torch.set_rng_state(state["rng"].cpu())
         except CheckpointError:
             raise
-        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"cannot read the learner's state in {file}: {error}") from error
 
     def _state_file(self, folder: Path) -> Path:
@@ -351,7 +335,10 @@ class Learner:
     def save_hf(self, folder: Path) -> None:
         """Write an ordinary Hugging Face model folder, in the data type of the initial weights,
         with the tokenizer. With LoRA the weights are merged, and the adapter is in `adapter/`."""
-        self.policy.save(folder, self._masters.named, self._model_dir, write=self.rank == 0)
+        try:
+            self.policy.save(folder, self._masters.named, self._model_dir, write=self.rank == 0)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot write the model to {folder}: {error}") from error
 
 
 class WeightSource:
@@ -362,73 +349,6 @@ class WeightSource:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return self._learner.named_weights()
-
-
-class _Totals:
-    """Sums and maxima of a step, over its micro-batches and all ranks."""
-
-    def __init__(self, world_size: int, device: torch.device) -> None:
-        self._world_size = world_size
-        self._device = device
-        self._sums: dict[str, Tensor] = {}
-        self._maxima: dict[str, Tensor] = {}
-
-    def add(self, output: LossOutput) -> None:
-        for name, value in output.sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-        for name, value in output.maxima.items():
-            self._maxima[name] = torch.maximum(self._maxima.get(name, value), value)
-
-    def _reduced(
-        self, values: dict[str, Tensor], names: Sequence[str], operation: dist.ReduceOp.RedOpType
-    ) -> dict[str, float]:
-        empty = 0.0 if operation == dist.ReduceOp.SUM else -math.inf
-        tensor = torch.tensor(
-            [float(values.get(name, empty)) for name in names],
-            dtype=torch.float64,
-            device=self._device,
-        )
-        if self._world_size > 1:
-            dist.all_reduce(tensor, operation)
-        return dict(zip(names, tensor.tolist(), strict=True))
-
-    def loss(self) -> float:
-        return self._reduced(self._sums, ["loss"], dist.ReduceOp.SUM)["loss"]
-
-    def metrics(self, settings: LossSettings, num_minibatches: int) -> dict[str, float]:
-        """Means and maxima over the trained tokens; only the loss when there are none."""
-        names = ["loss", "num_tokens", *MEANS, *IMPORTANCE_MEANS]
-        sums = self._reduced(self._sums, names, dist.ReduceOp.SUM)
-        maxima = self._reduced(self._maxima, list(MAXIMA), dist.ReduceOp.MAX)
-        num_tokens = sums["num_tokens"]
-        found = {"loss": sums["loss"] / num_minibatches, "tokens/trained": num_tokens}
-        if not num_tokens:
-            return found
-        means = dict(MEANS)
-        if not settings.kl_in_loss:
-            del means["ref_kl"]
-        if settings.importance != "none":
-            means |= IMPORTANCE_MEANS
-        found |= {metric: sums[name] / num_tokens for name, metric in means.items()}
-        found |= {metric: maxima[name] for name, metric in MAXIMA.items()}
-        return found
-
-
-class _Timer:
-    """Adds up seconds by phase."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        elapsed = time.perf_counter() - started
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
-
-    def metrics(self) -> dict[str, float]:
-        return {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
 
 
 def _key(sample: Sample) -> TokenKey:

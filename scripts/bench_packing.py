@@ -51,7 +51,7 @@ def make_group(
     ]
 
 
-def seconds_of(run: Callable[[], None]) -> float:
+def seconds_of(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

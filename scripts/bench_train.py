@@ -49,7 +49,7 @@ def main() -> None:
             print(f"ratio (tokens a second, ours / TRL): {ours / theirs:.2f}")
     if options.packing:
         packing = Path(__file__).with_name("bench_packing.py")
-        subprocess.run([sys.executable, str(packing)], check=True)
+        subprocess.run([sys.executable, str(packing), "--threads", str(threads)], check=True)
 
 
 def run_ours(model: Path, options: argparse.Namespace, folder: Path, threads: int) -> float:

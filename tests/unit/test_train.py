@@ -45,6 +45,21 @@ async def test_a_run_trains_each_problem_once_and_moves_the_weights(
     assert CheckpointStore(tmp_path, 2).steps() == [4, 6]
 
 
+class StoppingRollouts(tiny_run.ScriptedRollouts):
+    """Asks the run to stop once it has been asked for so many groups."""
+
+    def __init__(self, stop: asyncio.Event, after: int) -> None:
+        super().__init__()
+        self._stop = stop
+        self._left = after
+
+    async def generate(self, *args: Any) -> Any:
+        self._left -= 1
+        if self._left <= 0:
+            self._stop.set()
+        return await super().generate(*args)
+
+
 @pytest.mark.parametrize("max_lag", [0, 2])
 async def test_stopped_and_resumed_gives_bit_identical_weights(
     tmp_path: Path, model_dir: Path, max_lag: int
@@ -53,15 +68,18 @@ async def test_stopped_and_resumed_gives_bit_identical_weights(
     _, straight = await tiny_run.run(tmp_path / "a", model_dir, config)
 
     trained: list[list[int]] = []
-    for _ in range(20):
+    for attempt in range(20):
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.05, stop.set)
-        result, learner = await tiny_run.run(tmp_path / "b", model_dir, config, stop=stop)
+        rollouts = StoppingRollouts(stop, after=3 + 2 * attempt)
+        result, learner = await tiny_run.run(
+            tmp_path / "b", model_dir, config, stop=stop, rollouts=rollouts
+        )
         trained += learner.trained
         if not result.interrupted:
             break
     else:
         pytest.fail("never got to the end")
+    assert attempt >= 2, "it was never stopped"
     assert trained == straight.trained, "no problem skipped, repeated or reordered"
     assert same(straight.weights(), learner.weights())
     assert [row["step"] for row in read_metrics(tmp_path / "b")] == list(range(1, 9))
