@@ -28,8 +28,8 @@ class Kind:
     answer: Callable[[int, int], int]
     templates: tuple[str, ...]
     """With `{a}`, `{b}`, `{name}` and `{things}`."""
-    ordered: bool = False
-    """The larger operand comes first, so that nothing goes below zero."""
+    allowed: Callable[[int, int], bool] = lambda a, b: True
+    """Which operand pairs make sense."""
 
 
 KINDS = {
@@ -47,7 +47,7 @@ KINDS = {
             "What is {a} - {b}?",
             "{name} has {a} {things} and gives away {b}. How many {things} are left?",
         ),
-        ordered=True,
+        allowed=lambda a, b: a >= b,  # nothing goes below zero
     ),
     "multiply": Kind(
         lambda a, b: a * b,
@@ -60,8 +60,9 @@ KINDS = {
         max,
         (
             "Which number is larger, {a} or {b}?",
-            "{name} counted {a} {things} on Monday and {b} on Tuesday. What is the larger count?",
+            "Which is more, {a} {things} or {b} {things}?",
         ),
+        allowed=lambda a, b: a != b,
     ),
 }
 
@@ -119,7 +120,7 @@ def make_problems(
 def _pairs(kind: str, split: str, low: int, high: int) -> list[tuple[int, int]]:
     """The split's operand pairs. A pair and its mirror image are always in the same split."""
     numbers = range(low, high + 1)
-    pairs = [(a, b) for a in numbers for b in numbers if not KINDS[kind].ordered or a >= b]
+    pairs = [(a, b) for a in numbers for b in numbers if KINDS[kind].allowed(a, b)]
     return [pair for pair in pairs if _held_out(kind, pair) == (split == "test")]
 
 

@@ -182,7 +182,7 @@ class LearnerGroup:
         ranks = config.learner.num_ranks
         rendezvous = f"tcp://127.0.0.1:{_free_port()}" if ranks > 1 else None
         self._logs = [run_dir / "logs" / f"learner-{rank}.log" for rank in range(ranks)]
-        self._actors = [
+        self._actors: list[Any] = [
             LearnerActor.options(num_gpus=num_gpus).remote(config, model_dir, rank, rendezvous, log)
             for rank, log in enumerate(self._logs)
         ]
@@ -303,8 +303,9 @@ def _make_pool(
 ) -> RolloutPool:
     def spawn(index: int) -> RayWorker:
         log = run_dir / "logs" / f"rollout-{index}.log"
-        options = RolloutActor.options(num_gpus=gpus)
-        return RayWorker(options.remote(config, model_dir, index, log), log)
+        actor_class: Any = RolloutActor  # what `ray.remote` makes of a class has no static type
+        actor = actor_class.options(num_gpus=gpus).remote(config, model_dir, index, log)
+        return RayWorker(actor, log)
 
     return RolloutPool(
         config.rollout.num_workers,
@@ -319,6 +320,9 @@ def init_ray() -> None:
     """Join the cluster that RAY_ADDRESS names, or start a small one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Idle OpenMP threads that spin for long starve whatever shares their cores; ten times slower
+    # learner steps were measured beside one busy process. Has to be set before torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Ray would give its workers low priority, and whatever else runs on the machine their cores.
     os.environ.setdefault("RAY_worker_niceness", "0")
     local: dict[str, Any] = {

@@ -403,6 +403,4 @@ class RunConfig(Section):
                 f"algorithm.overlong.buffer_tokens = {algorithm.overlong.buffer_tokens} is more "
                 f"than rollout.max_tokens = {rollout.max_tokens}"
             )
-        if self.model.lora and learner.num_ranks > 1:
-            raise ValueError("model.lora with learner.num_ranks > 1 is not supported yet; use 1")
         return self

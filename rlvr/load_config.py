@@ -98,7 +98,7 @@ def _explain(error: ValidationError, origin: str) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key `{key}`{_suggest(item['loc'])}")
         elif item["type"] == "value_error":
-            lines.append(str(item["ctx"]["error"]))
+            lines.append(item["msg"].removeprefix("Value error, "))
         else:
             shown = repr(item["input"])
             message = item["msg"][0].lower() + item["msg"][1:]

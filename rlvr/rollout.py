@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from rlvr import rollout_plugin
 from rlvr.config import RunConfig
 from rlvr.errors import RolloutError, WeightTransferError
 from rlvr.types import Completion, Group, Problem, Rollout, VersionSpan
@@ -70,14 +71,20 @@ class RolloutEngine:
         self._num_running = 0
         self._num_tokens = 0
         self._updating = False
+        self._open = asyncio.Event()  # cleared during a weight update
+        self._open.set()
         self._shared: asyncio.Queue[SharedMemory] = asyncio.Queue()
         for _ in range(2):
             self._shared.put_nowait(SharedMemory())
 
     async def start(self) -> None:
         """Load the model and start vLLM's processes. The weights are version 0."""
-        self._set_cpu_environment()
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        os.environ[rollout_plugin.ENGINE_PARENT] = str(os.getpid())
+        if current_platform.is_cpu():
+            self._set_cpu_environment()
 
         self._tokenizer = AutoTokenizer.from_pretrained(
             self._model_dir, trust_remote_code=self._config.model.trust_remote_code
@@ -87,7 +94,7 @@ class RolloutEngine:
         await self._llm.update_weight_version(version_label(0))
 
     def _set_cpu_environment(self) -> None:
-        """What vLLM's processes read from the environment when they start. Harmless on a GPU."""
+        """What vLLM's processes read from the environment when they start."""
         rollout = self._config.rollout
         threads = rollout.num_threads or max(
             1, len(os.sched_getaffinity(0)) // (rollout.num_workers * rollout.tensor_parallel_size)
@@ -129,6 +136,8 @@ class RolloutEngine:
             # Only whole blocks of a prompt are shared within a group, and the default of 128 is
             # longer than most prompts. 32 is the smallest that the CPU attention takes.
             args["block_size"] = 32
+            # Compiling costs 70 to 90 s at the first start and gains nothing over these kernels.
+            args |= {"enforce_eager": True, "ir_op_priority": rollout_plugin.CPU_OP_PRIORITY}
         else:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         return AsyncEngineArgs(**(args | rollout.engine_args))
@@ -144,6 +153,7 @@ class RolloutEngine:
         """
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt_token_ids = self._encode(problem)
         room = self._max_model_len - sampling.max_tokens
@@ -153,8 +163,9 @@ class RolloutEngine:
                 f"{room} fit (max_model_len {self._max_model_len} - max_tokens "
                 f"{sampling.max_tokens}); raise rollout.max_model_len or drop the problem"
             )
+        greedy = sampling.temperature == 0
         params = SamplingParams(
-            n=num,
+            n=1 if greedy else num,
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -165,20 +176,26 @@ class RolloutEngine:
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        await self._open.wait()
         prompt = TokensPrompt(
             prompt_token_ids=prompt_token_ids,
-            # The salt is part of every prefix-cache key: no block outlives the weights it is from.
+            # Part of every prefix-cache key: what is submitted after an update finds no blocks
+            # from before it.
             cache_salt=version_label(self.version),
         )
         request_id = f"{self.name}-{next(self._request_ids)}"
         self._num_running += num
         try:
-            # FINAL_ONLY yields once, when all `num` completions are done.
-            output = await anext(self._llm.generate(prompt, params, request_id))
+            # FINAL_ONLY: one output, when all completions are done.
+            [output] = [item async for item in self._llm.generate(prompt, params, request_id)]
+        except EngineDeadError as error:
+            raise RolloutError(f"{self.name}: the vLLM engine is dead: {error}") from error
         finally:
             self._num_running -= num
         completions = [self._completion(item) for item in output.outputs]
         self._num_tokens += sum(len(completion.token_ids) for completion in completions)
+        if greedy:
+            completions *= num
         return Group(
             index=index,
             problem=problem,
@@ -233,6 +250,7 @@ class RolloutEngine:
     async def close(self) -> None:
         """Stop vLLM's processes."""
         self._llm.shutdown()
+        del self._llm  # or its destructor fails when the interpreter is half gone
 
     # The rollout side of a weight transfer: one method for each of vLLM's protocol.
 
@@ -253,6 +271,7 @@ class RolloutEngine:
             raise WeightTransferError(
                 f"it holds weights v{self.version} already, refused the stale v{version}"
             )
+        self._open.clear()
         if self._updating:
             return
         await self._llm.pause_generation(mode="keep", clear_cache=False)
@@ -260,22 +279,23 @@ class RolloutEngine:
         self._updating = True
 
     async def update_weights(
-        self, update_info: dict[str, Any], buffer: np.ndarray | None = None
+        self, update_info: dict[str, Any], arrays: list[np.ndarray] | None = None
     ) -> None:
         """Receive one part of the weights. Two calls may overlap: one copies, one loads.
 
         Args:
             update_info: What the backend's engine in vLLM expects.
-            buffer: The `ray` backend's bytes (a uint8 array out of Ray's object store).
+            arrays: The `ray` backend's tensors, as bytes out of Ray's object store.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        if buffer is None:
+        if arrays is None:
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
             return
         shared = await self._shared.get()
         try:
-            path = await asyncio.to_thread(shared.write, buffer)
+            offsets = [offset for _, offset, *_ in update_info["tensors"]]
+            path = await asyncio.to_thread(shared.write, arrays, offsets, update_info["nbytes"])
             request = WeightTransferUpdateRequest(update_info | {"path": path})
             await self._llm.update_weights(request)
         except BaseException:
@@ -294,6 +314,7 @@ class RolloutEngine:
         self.version = parse_version(await self._llm.get_weight_version())
         self._updating = False
         await self._llm.resume_generation()
+        self._open.set()
         return self.version
 
 
@@ -306,10 +327,11 @@ class SharedMemory:
         self._fd = os.memfd_create("rlvr-weights")
         self._array = np.empty(0, dtype=np.uint8)
 
-    def write(self, data: np.ndarray) -> str:
-        """Copy uint8 data in; the path to open."""
-        if self._array.nbytes < data.nbytes:
-            os.ftruncate(self._fd, data.nbytes)
-            self._array = np.frombuffer(mmap(self._fd, data.nbytes), dtype=np.uint8)
-        self._array[: data.nbytes] = data
+    def write(self, arrays: list[np.ndarray], offsets: list[int], nbytes: int) -> str:
+        """Copy arrays of bytes to their offsets in a space of `nbytes`; the path to open."""
+        if self._array.nbytes < nbytes:
+            os.ftruncate(self._fd, nbytes)
+            self._array = np.frombuffer(mmap(self._fd, nbytes), dtype=np.uint8)
+        for array, offset in zip(arrays, offsets, strict=True):
+            self._array[offset : offset + array.nbytes] = array
         return f"/proc/{os.getpid()}/fd/{self._fd}"

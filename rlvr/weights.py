@@ -21,6 +21,7 @@ from vllm.distributed.weight_transfer.factory import (
     WeightTransferTrainerFactory,
 )
 
+from rlvr import rollout_plugin
 from rlvr.config import RunConfig
 from rlvr.errors import WeightTransferError
 
@@ -46,6 +47,7 @@ def resolve_backend(config: RunConfig, *, has_gpu: bool) -> Backend:
 
 def register_vllm_plugin() -> None:
     """Entry point `vllm.general_plugins`: make the `ray` backend known in vLLM's processes."""
+    rollout_plugin.install()
     if "ray" in WeightTransferEngineFactory._registry:  # vLLM may load plugins twice
         return
     WeightTransferEngineFactory.register_engine(

@@ -98,19 +98,22 @@ class LayerwiseLoader:
             repack_heads(self._model)
 
 
-def repack_heads(model: Any) -> None:
+def repack_heads(model: torch.nn.Module) -> None:
     """Pack the output layer anew: tied to the embedding it gets no weights of its own, and vLLM's
     CPU build would go on using the packed copy of the old ones."""
-    for layer in model.modules():
-        if isinstance(layer, ParallelLMHead):
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    for head in heads(model):
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+def heads(model: torch.nn.Module) -> list[ParallelLMHead]:
+    return [layer for layer in model.modules() if isinstance(layer, ParallelLMHead)]
 
 
 class RepackLoader:
     """CPU, one process for the model, no quantization: pack each linear layer directly."""
 
     def __init__(self, model: Any, shapes: Shapes) -> None:
-        self._model = model
+        self._heads = heads(model)
         # Where each of the learner's tensors goes: a plain copy, or part `index` of a packed layer.
         self._copies: dict[str, Tensor] = {}
         self._linears: dict[str, tuple[str, int]] = {}
@@ -133,12 +136,13 @@ class RepackLoader:
 
     def _add_linear(self, prefix: str, layer: LinearBase, parts: list[str], shapes: Shapes) -> None:
         self._layers[prefix] = (layer, len(parts))
+        bias = dict(layer.named_parameters(recurse=False)).get("bias")
         start = 0
         for index, part in enumerate(parts):
             self._linears[f"{part}.weight"] = (prefix, index)
-            if layer.bias is not None and f"{part}.bias" in shapes:
+            if bias is not None and f"{part}.bias" in shapes:
                 rows = shapes[f"{part}.bias"][0]
-                self._copies[f"{part}.bias"] = layer.bias.detach()[start : start + rows]
+                self._copies[f"{part}.bias"] = bias.data[start : start + rows]
                 start += rows
 
     def covers(self, shapes: Shapes) -> bool:
@@ -169,7 +173,7 @@ class RepackLoader:
         jobs: list[Callable[[], object]] = []
         for name, tensor in weights:
             if name in self._copies:
-                jobs.append(partial(self._copies[name][: tensor.shape[0]].copy_, tensor))
+                jobs.append(partial(self._copy, name, tensor))
                 continue
             prefix, index = self._linears[name]
             layer, count = self._layers[prefix]
@@ -183,8 +187,15 @@ class RepackLoader:
             for index, tensor in parts.items():
                 parts[index] = tensor.clone()
 
+    def _copy(self, name: str, tensor: Tensor) -> None:
+        target = self._copies[name]
+        target[: tensor.shape[0]].copy_(tensor)
+        for head in self._heads:
+            if Tensor.data_ptr(head.weight) == target.data_ptr():  # its own, or the embedding's
+                dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
     def finish(self) -> None:
-        repack_heads(self._model)
+        pass
 
 
 def _pack(layer: LinearBase, parts: list[Tensor]) -> None:

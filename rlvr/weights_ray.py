@@ -30,7 +30,7 @@ from vllm.distributed.weight_transfer.base import (
     layerwise_groups,
 )
 
-PHASES = ("gather", "copy", "checksum", "put", "wait", "finish")
+PHASES = ("gather", "checksum", "put", "wait", "finish")
 ALIGNMENT = 64
 """Bytes; the width of a cache line and of the widest CPU registers."""
 
@@ -41,8 +41,7 @@ class RayTrainerInitInfo(TrainerInitInfo):
 
     backend: ClassVar[str] = "ray"
     chunk_bytes: int = 32 * 2**20
-    """Weights are sent in chunks of about this size, cut between decoder layers. Small enough to
-    stay in the last-level cache from the cast to the object store."""
+    """Weights are sent in chunks of about this size, cut between decoder layers."""
     max_chunks_in_flight: int = 2
     """Bounds the object store's use to this many chunks, and one being made."""
 
@@ -62,7 +61,6 @@ class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitI
         super().__init__(client=client, source=source, is_sender=init_info.is_sender)
         self._init_info = init_info
         self._plan = plan_chunks(source.metadata(), init_info.chunk_bytes)
-        self._scratch = np.empty(0, dtype=np.uint8)
         self.seconds: dict[str, float] = {}
         """Of the last `send_weights`, by what the learner's thread was doing."""
 
@@ -93,9 +91,9 @@ class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitI
         in_flight: deque[Future[None]] = deque()
         with ThreadPoolExecutor(self._init_info.max_chunks_in_flight) as pool:
             started = pool.submit(self.client.start_weight_update)
-            for info, buffer in self._chunks():
+            for info, arrays in self._chunks():
                 with self._timed("put"):
-                    info["buffer"] = ray.put(buffer)
+                    info["buffer"] = ray.put(arrays)
                 in_flight.append(pool.submit(self._update, started, info))
                 del info
                 if len(in_flight) > self._init_info.max_chunks_in_flight:
@@ -111,36 +109,28 @@ class RayTrainerWeightTransferEngine(TrainerWeightTransferEngine[RayTrainerInitI
         started.result()
         self.client.update_weights(info)
 
-    def _chunks(self) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-        """Describe and fill one chunk after the other, all in the same scratch memory."""
+    def _chunks(self) -> Iterator[tuple[dict[str, Any], list[np.ndarray]]]:
+        """Description and bytes of one chunk after the other."""
         assert self.source is not None
         weights = iter(self.source)
         for metas in self._plan:
-            nbytes = sum(_padded(meta) for meta in metas)
-            if self._scratch.nbytes < nbytes:
-                self._scratch = np.empty(nbytes, dtype=np.uint8)
             tensors = []
+            arrays = []
             offset = 0
             for meta in metas:
                 with self._timed("gather"):
                     name, tensor = next(weights)
+                    array = _bytes(tensor)
                 if name != meta.name:
                     raise ValueError(f"the source yielded {name!r} where {meta.name!r} was due")
-                place = self._scratch[offset : offset + _nbytes(meta)]
-                with self._timed("copy"):
-                    # By numpy, in this thread: the pieces are too small for an OpenMP team, which
-                    # on shared cores waits longer for its threads than the copy takes.
-                    np.copyto(place, _bytes(tensor))
                 with self._timed("checksum"):
-                    checksum = xxhash.xxh3_64_intdigest(place.data)
-                tensors.append((name, offset, place.nbytes, checksum))
+                    tensors.append(
+                        (name, offset, array.nbytes, xxhash.xxh3_64_intdigest(array.data))
+                    )
+                arrays.append(array)
                 offset += _padded(meta)
-            info = {
-                "nbytes": nbytes,
-                "dtype": str(metas[0].dtype).removeprefix("torch."),
-                "tensors": tensors,
-            }
-            yield info, self._scratch[:nbytes]
+            dtype = str(metas[0].dtype).removeprefix("torch.")
+            yield {"nbytes": offset, "dtype": dtype, "tensors": tensors}, arrays
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -153,12 +143,9 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     return tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
-def _nbytes(meta: ParamMeta) -> int:
-    return math.prod(meta.shape) * meta.dtype.itemsize
-
-
 def _padded(meta: ParamMeta) -> int:
-    return -(-_nbytes(meta) // ALIGNMENT) * ALIGNMENT
+    nbytes = math.prod(meta.shape) * meta.dtype.itemsize
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def plan_chunks(metas: Sequence[ParamMeta], chunk_bytes: int) -> list[list[ParamMeta]]:

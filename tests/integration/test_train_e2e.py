@@ -110,7 +110,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def gone(pids: list[int], within_s: float = 30.0) -> list[int]:
+def gone(pids: list[int], within_s: float = 120.0) -> list[int]:
     """Those of `pids` that still run after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     alive = pids

@@ -46,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Worker:
-    """A rollout actor; `tamper` may change the bytes of each chunk on their way."""
+    """A rollout actor; `tamper` may change the bytes of tensors on their way."""
 
     def __init__(self, model_dir: Path) -> None:
         import ray
@@ -54,7 +54,7 @@ class Worker:
         from rlvr.rollout import RolloutEngine
 
         self.name = "rollout-0"
-        self.tamper: Callable[[Any, dict[str, tuple[int, int]]], None] | None = None
+        self.tamper: Callable[[dict[str, Any]], None] | None = None
         options = {"num_cpus": 0, "max_concurrency": 100}
         self.actor = ray.remote(RolloutEngine).options(**options).remote(CONFIG, str(model_dir), 0)
         ray.get(self.actor.start.remote())
@@ -64,9 +64,12 @@ class Worker:
 
         if method == "update_weights" and self.tamper is not None:
             info, ref = args
-            data = ray.get(ref).copy()
-            self.tamper(data, {name: (start, size) for name, start, size, _ in info["tensors"]})
-            args = (info, ray.put(data))
+            arrays = {
+                name: array.copy()
+                for (name, *_), array in zip(info["tensors"], ray.get(ref), strict=True)
+            }
+            self.tamper(arrays)
+            args = (info, ray.put(list(arrays.values())))
         return getattr(self.actor, method).remote(*args).future()
 
     def get(self, method: str, *args: Any) -> Any:
@@ -163,14 +166,13 @@ def test_requests_in_flight_go_on_and_show_both_versions(tiny: Path, worker: Wor
         assert all(a.end == b.start for a, b in itertools.pairwise(item))
 
 
-def flip_one_bit(data: Any, places: dict[str, tuple[int, int]]) -> None:
-    start, size = places["model.layers.1.mlp.down_proj.weight"]
-    data[start + size // 2] ^= 1
+def flip_one_bit(arrays: dict[str, Any]) -> None:
+    arrays["model.layers.1.mlp.down_proj.weight"][-7] ^= 1
 
 
-def swap_two_tensors(data: Any, places: dict[str, tuple[int, int]]) -> None:
-    (a, size), (b, _) = (places[f"model.layers.{layer}.mlp.down_proj.weight"] for layer in (0, 1))
-    data[a : a + size], data[b : b + size] = data[b : b + size].copy(), data[a : a + size].copy()
+def swap_two_tensors(arrays: dict[str, Any]) -> None:
+    a, b = (f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1))
+    arrays[a], arrays[b] = arrays[b], arrays[a]
 
 
 @pytest.mark.parametrize("tamper", [flip_one_bit, swap_two_tensors])
@@ -194,7 +196,10 @@ def test_tensors_that_never_arrive_are_noticed(tiny: Path, worker: Worker) -> No
 
     def lossy(method: str, *args: Any) -> Any:
         if method == "update_weights":
-            args[0]["tensors"] = args[0]["tensors"][:-1]
+            import ray
+
+            info, ref = args
+            args = (info | {"tensors": info["tensors"][:-1]}, ray.put(ray.get(ref)[:-1]))
         return complete(method, *args)
 
     worker.call = lossy  # pyright: ignore[reportAttributeAccessIssue]

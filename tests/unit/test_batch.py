@@ -57,7 +57,9 @@ def test_paths_spell_their_sequences(sequences: list[tuple[int, ...]]) -> None:
 @given(SEQUENCES)
 def test_a_node_sees_its_ancestors_and_itself_only(sequences: list[tuple[int, ...]]) -> None:
     tree = build_tree(sequences)
-    ancestors = {int(path[n]): set(path[: n + 1].tolist()) for path in tree.paths for n in range(len(path))}  # noqa: E501  # fmt: skip
+    ancestors = {
+        int(path[n]): set(path[: n + 1].tolist()) for path in tree.paths for n in range(len(path))
+    }
     ends = torch.from_numpy(tree.subtree_end)
     nodes = torch.arange(len(ends))
     seen = visible(nodes[:, None], nodes[None], ends)
@@ -117,7 +119,9 @@ def test_every_token_is_packed_once_and_predicted_from_its_own_prefix(
                 at += 1
         assert at == len(micro.targets) == len(micro.sampler_logprobs) == len(micro.weights)
         if len(micro.samples) > 1:
-            assert micro.num_nodes <= max(max_tokens, width * len(micro.samples) * (micro.subtree_end is None))  # noqa: E501  # fmt: skip
+            assert micro.num_nodes <= max(
+                max_tokens, width * len(micro.samples) * (micro.subtree_end is None)
+            )
     assert sorted(found) == [(s.group, s.member) for s in samples]
 
 

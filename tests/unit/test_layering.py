@@ -15,7 +15,7 @@ OURS = ("rlvr", "verifiers", "sandbox")
 
 ALLOWED = {
     "ray": ("rlvr/cluster.py", "rlvr/weights*.py"),
-    "vllm": ("rlvr/rollout.py", "rlvr/weights*.py"),
+    "vllm": ("rlvr/rollout*.py", "rlvr/weights*.py"),
     "docker": ("sandbox/*",),
     "torch": ("rlvr/*",),
     "rlvr": ("rlvr/*",),

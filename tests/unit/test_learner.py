@@ -37,7 +37,9 @@ SHAPE = {
 }
 
 
-def make_model(folder: Path, name: str = "Llama", dtype: torch.dtype = torch.float32, **extra: Any) -> Path:  # noqa: E501  # fmt: skip
+def make_model(
+    folder: Path, name: str = "Llama", dtype: torch.dtype = torch.float32, **extra: Any
+) -> Path:
     config: PretrainedConfig = getattr(transformers, f"{name}Config")(**SHAPE, **extra)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
@@ -169,7 +171,9 @@ def test_a_step_has_the_gradient_of_the_naive_loss(llama: Path, packing: str) ->
     for name, weight in weights_of(learner).items():  # Adam's first step is lr x sign(gradient)
         moved = weight - before[name].detach()
         large = before[name].grad.abs() > 1e-4
-        torch.testing.assert_close(moved[large], -1e-3 * first_update[name][large], rtol=0.02, atol=1e-6)  # noqa: E501  # fmt: skip
+        torch.testing.assert_close(
+            moved[large], -1e-3 * first_update[name][large], rtol=0.02, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(

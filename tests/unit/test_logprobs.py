@@ -22,7 +22,9 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     hidden = torch.randn(PLACES, WIDTH, generator=generator)
     weight = torch.randn(VOCABULARY, WIDTH, generator=generator)
     targets = torch.randint(VOCABULARY, (TOKENS,), generator=generator)
-    places = torch.cat([torch.arange(PLACES), torch.randint(PLACES, (TOKENS - PLACES,), generator=generator)])  # noqa: E501  # fmt: skip
+    places = torch.cat(
+        [torch.arange(PLACES), torch.randint(PLACES, (TOKENS - PLACES,), generator=generator)]
+    )
     return hidden.requires_grad_(), weight.requires_grad_(), targets, places
 
 
