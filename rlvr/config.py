@@ -131,7 +131,7 @@ class RolloutConfig(Section):
     kv_cache_gb: PositiveFloat = 1.0
     """CPU only: KV cache in GiB."""
     num_threads: Positive | None = None
-    """CPU only: threads of each engine; null shares the machine's cores."""
+    """CPU only: threads of each engine; null shares the machine's cores fairly."""
     max_num_seqs: Positive = 256
     """Completions an engine decodes at once."""
     enforce_eager: bool = False
@@ -280,7 +280,7 @@ class LearnerConfig(Section):
     attn_implementation: Literal["auto", "sdpa", "flex_attention", "eager"] = "auto"
     """`auto`: SDPA on CPU, FlexAttention on GPU."""
     num_threads: Positive | None = None
-    """CPU only: threads of each rank; null shares the machine's cores."""
+    """CPU only: threads of each rank; null shares the machine's cores fairly."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner runs."""
 
@@ -365,6 +365,20 @@ class RunConfig(Section):
     def num_completions(self) -> int:
         """Completions of one step's groups (before any dynamic refill)."""
         return self.groups_per_step * self.rollout.group_size
+
+    def num_threads(self, role: Literal["learner", "rollout"], num_cores: int) -> int:
+        """CPU threads of one learner rank or one rollout engine: what was set, else a fair share.
+
+        Without lag, learner and rollouts work in turn and each may have all cores; with it they
+        work at once and get half each.
+        """
+        if role == "learner":
+            chosen, num_processes = self.learner.num_threads, self.learner.num_ranks
+        else:
+            chosen = self.rollout.num_threads
+            num_processes = self.rollout.num_workers * self.rollout.tensor_parallel_size
+        at_once = 2 if self.max_lag else 1
+        return chosen or max(1, num_cores // (at_once * num_processes))
 
     @model_validator(mode="after")
     def _cross_check(self) -> RunConfig:

@@ -78,6 +78,7 @@ async def _train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool) -> Any
     from rlvr.completions_log import CompletionsLog
     from rlvr.display import Display
     from rlvr.metrics import MetricsWriter
+    from rlvr.sampling import Sampling
     from rlvr.summary import summary
     from rlvr.train import Trainer
 
@@ -99,6 +100,11 @@ async def _train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool) -> Any
             Cluster(config, str(model_dir), run_dir) as cluster,
             Scorer(config.scoring, params) as scorer,
         ):
+            for problems, sampling in (
+                (plan.problems, Sampling.for_training(config)),
+                (plan.eval_problems, Sampling.for_evaluation(config)),
+            ):
+                await cluster.rollouts.check_prompts(problems, sampling)
             trainer = Trainer(
                 config=config,
                 problems=ProblemStream(

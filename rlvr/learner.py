@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import os
 import pickle
 import platform
 from collections.abc import Iterator, Sequence
@@ -61,8 +62,8 @@ class Learner:
         init_method: str | None = None,
     ) -> None:
         settings = config.learner
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
+        # Ray would leave the process with one thread.
+        torch.set_num_threads(config.num_threads("learner", len(os.sched_getaffinity(0))))
         torch.manual_seed(config.seed)
         keep_freed_memory()
         self.config = config

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -105,6 +105,10 @@ class RolloutPool:
             finally:
                 worker.num_running -= num
                 self._busy.leave()
+
+    async def check_prompts(self, problems: Sequence[Problem], sampling: Sampling) -> None:
+        """Raise DataError if a problem's prompt does not fit the engines."""
+        await self._workers[0].handle.call("check_prompts", problems, sampling)
 
     async def heal(self) -> bool:
         """Restart every worker that is dead; whether there was one."""

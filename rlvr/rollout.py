@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from mmap import mmap
 from typing import Any
 
@@ -18,39 +18,10 @@ from transformers import AutoTokenizer
 
 from rlvr import rollout_plugin
 from rlvr.config import RunConfig
-from rlvr.errors import RolloutError, WeightTransferError
+from rlvr.errors import DataError, RolloutError, WeightTransferError
+from rlvr.sampling import Sampling
 from rlvr.types import Completion, Group, Problem, Rollout, VersionSpan
 from rlvr.weights import parse_version, resolve_backend, version_label
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How completions are drawn."""
-
-    max_tokens: int
-    """Completion length limit in tokens."""
-    temperature: float = 1.0
-    """0 is greedy: the most likely token, always."""
-    top_p: float = 1.0
-    """Nucleus; must be 1 in training, where the learner cannot see it."""
-    stop: tuple[str, ...] = ()
-    """Stop strings. They stay in the completion."""
-
-    @classmethod
-    def for_training(cls, config: RunConfig) -> Sampling:
-        rollout = config.rollout
-        return cls(
-            max_tokens=rollout.max_tokens, temperature=rollout.temperature, stop=rollout.stop
-        )
-
-    @classmethod
-    def for_evaluation(cls, config: RunConfig) -> Sampling:
-        return cls(
-            max_tokens=config.eval.max_tokens or config.rollout.max_tokens,
-            temperature=config.eval.temperature,
-            top_p=config.eval.top_p,
-            stop=config.rollout.stop,
-        )
 
 
 class RolloutEngine:
@@ -95,10 +66,7 @@ class RolloutEngine:
 
     def _set_cpu_environment(self) -> None:
         """What vLLM's processes read from the environment when they start."""
-        rollout = self._config.rollout
-        threads = rollout.num_threads or max(
-            1, len(os.sched_getaffinity(0)) // (rollout.num_workers * rollout.tensor_parallel_size)
-        )
+        threads = self._config.num_threads("rollout", len(os.sched_getaffinity(0)))
         # vLLM's own binding keeps one core back for its scheduler, which costs half of a 2-core
         # machine, and binds every engine of a host to the same cores.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -149,20 +117,14 @@ class RolloutEngine:
             The group, not scored. `text` is what `token_ids` decode to, without special tokens.
 
         Raises:
-            RolloutError: the prompt leaves no room for `sampling.max_tokens`, or the engine died.
+            DataError: the prompt leaves no room for `sampling.max_tokens`.
+            RolloutError: the engine died.
         """
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt_token_ids = self._encode(problem)
-        room = self._max_model_len - sampling.max_tokens
-        if len(prompt_token_ids) > room:
-            raise RolloutError(
-                f"problem {problem.id!r}: its prompt has {len(prompt_token_ids)} tokens, but only "
-                f"{room} fit (max_model_len {self._max_model_len} - max_tokens "
-                f"{sampling.max_tokens}); raise rollout.max_model_len or drop the problem"
-            )
+        prompt_token_ids = self._fitting_prompt(problem, sampling)
         greedy = sampling.temperature == 0
         params = SamplingParams(
             n=1 if greedy else num,
@@ -202,6 +164,22 @@ class RolloutEngine:
             prompt_token_ids=tuple(prompt_token_ids),
             rollouts=tuple(Rollout(completion=completion) for completion in completions),
         )
+
+    async def check_prompts(self, problems: Sequence[Problem], sampling: Sampling) -> None:
+        """Raise DataError if a problem's prompt does not fit, rather than hours into a run."""
+        for problem in problems:
+            self._fitting_prompt(problem, sampling)
+
+    def _fitting_prompt(self, problem: Problem, sampling: Sampling) -> list[int]:
+        prompt_token_ids = self._encode(problem)
+        room = self._max_model_len - sampling.max_tokens
+        if len(prompt_token_ids) > room:
+            raise DataError(
+                f"problem {problem.id!r}: its prompt has {len(prompt_token_ids)} tokens, but only "
+                f"{room} fit (max_model_len {self._max_model_len} - max_tokens "
+                f"{sampling.max_tokens}); raise rollout.max_model_len or drop the problem"
+            )
+        return prompt_token_ids
 
     def _encode(self, problem: Problem) -> list[int]:
         if isinstance(problem.prompt, str):
