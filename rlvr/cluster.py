@@ -49,7 +49,7 @@ def _enter_actor(log: Path) -> None:
     ensure_our_verifiers()
 
 
-@ray.remote(num_cpus=0, max_concurrency=4096)
+@ray.remote(num_cpus=0, max_concurrency=4096)  # pyright: ignore[reportCallIssue]
 class RolloutActor:
     """One vLLM engine. Calls run concurrently in its event loop."""
 
@@ -322,7 +322,7 @@ def init_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Idle OpenMP threads that spin for long starve whatever shares their cores; ten times slower
     # learner steps were measured beside one busy process. Has to be set before torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Ray would give its workers low priority, and whatever else runs on the machine their cores.
     os.environ.setdefault("RAY_worker_niceness", "0")
     local: dict[str, Any] = {

@@ -129,6 +129,7 @@ class Learner:
                 totals.add(output)
             with timer("optimizer"):
                 norms.append(self._update(batch.step, lr, totals))
+        return_freed_memory()
         return {
             **totals.metrics(self._loss_settings, len(minibatches)),
             **self._packing_metrics(minibatches),
@@ -379,11 +380,18 @@ def _all_samples(groups: Sequence[Group]) -> list[Sample]:
 
 def keep_freed_memory() -> None:
     """Let malloc keep what is freed for the next layer, instead of giving it back to the kernel and
-    faulting it in anew, page by page: 11 % of a step on CPU (glibc only)."""
+    faulting it in anew, page by page: 11 % of a step on CPU (glibc only). `return_freed_memory`
+    then has to be called between steps, or fragments of ever new sizes pile up."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, RETAINED_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, RETAINED_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Give back to the kernel what is free now (glibc only)."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _device(choice: str, rank: int) -> torch.device:

@@ -191,7 +191,8 @@ class RepackLoader:
         target = self._copies[name]
         target[: tensor.shape[0]].copy_(tensor)
         for head in self._heads:
-            if Tensor.data_ptr(head.weight) == target.data_ptr():  # its own, or the embedding's
+            weight = head.get_parameter("weight")  # its own, or the embedding's
+            if weight.data_ptr() == target.data_ptr():
                 dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
     def finish(self) -> None:
