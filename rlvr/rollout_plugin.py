@@ -5,7 +5,7 @@ users of vLLM in the same environment are left alone."""
 import ctypes
 import os
 import signal
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ PROVIDER = "rlvr_cpu"
 CPU_OP_PRIORITY = {"rms_norm": [PROVIDER], "fused_add_rms_norm": [PROVIDER]}
 MAX_SPIN_S = 0.0005
 """How long vLLM's processes poll their shared message queue before they sleep on it."""
+RECHECK_MS = 5
+"""How long they sleep before they look at it again, notified or not."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -61,7 +63,19 @@ def _use_cpu_kernels() -> None:
             _fused_add_rms_norm
         )
     sampler.batched_count_greater_than = _no_ranks  # pyright: ignore[reportPrivateImportUsage]
-    shm_broadcast.SpinCondition = partial(shm_broadcast.SpinCondition, busy_loop_s=MAX_SPIN_S)
+
+    class SleepyCondition(shm_broadcast.SpinCondition):
+        """Sleeps soon, and looks again soon: a notification is lost now and then, and vLLM's own
+        reader, which seldom sleeps, would not look again for up to a minute."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.busy_loop_s = MAX_SPIN_S
+
+        def wait(self, timeout_ms: int | None = None) -> None:
+            super().wait(RECHECK_MS if timeout_ms is None else min(timeout_ms, RECHECK_MS))
+
+    shm_broadcast.SpinCondition = SleepyCondition
 
 
 def _no_ranks(logprobs: Tensor, values: Tensor) -> Tensor:
@@ -88,8 +102,10 @@ def _plain_add(
 def _rms_norm(
     x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
 ) -> Tensor:
+    # The kernel takes rows that lie one behind the other, which the heads of fused queries and
+    # keys do not; it would read the wrong numbers without a word.
     output = torch.empty(x.shape, dtype=x.dtype)
-    torch.ops._C.rms_norm(output, x, weight, epsilon)
+    torch.ops._C.rms_norm(output, x.contiguous(), weight, epsilon)
     return output
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from rlvr.config import RunConfig
-from rlvr.errors import RolloutError
+from rlvr.errors import DataError, RolloutError
 from rlvr.types import Problem
 from tests.integration.tiny_model import make_tiny_model
 
@@ -129,7 +129,7 @@ def test_a_stop_string_ends_the_completion_and_stays_in_it(engine: Engine) -> No
 
 def test_prompt_that_does_not_fit_is_refused_with_its_id_and_lengths(engine: Engine) -> None:
     long = Problem(id="long-one", prompt="x" * 100, verifier="number")
-    with pytest.raises(RolloutError, match=r"'long-one'.* 100 tokens, but only 96 fit"):
+    with pytest.raises(DataError, match=r"'long-one'.* 100 tokens, but only 96 fit"):
         engine.generate(long, 2, max_tokens=32)
     assert engine.generate(long, 2, max_tokens=28).rollouts
 
