@@ -6,6 +6,7 @@ Elsewhere (CI, nohup, a pipe, TERM=dumb): one plain ASCII line a step, without e
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,7 @@ class Display:
         self._phase_started = time.monotonic()
         self._progress = ""
         self._metrics: Mapping[str, float] = {}
+        self._warned: set[str] = set()
         self._pass_rates: list[float] = []
         self._first_evaluation: PassRate | None = None
         self._last_evaluation: tuple[int, PassRate] | None = None
@@ -118,7 +120,10 @@ class Display:
         if not self._live:
             self._print(self._plain_step())
             for warning in warnings(metrics):
-                self._print(f"  warning: {warning}")
+                kind = re.sub(r"[\d.]+", "", warning)
+                if kind not in self._warned:  # once is enough where lines stay
+                    self._print(f"  warning: {warning}")
+                self._warned.add(kind)
 
     def evaluation(self, step: int, result: PassRate) -> None:
         """An evaluation after `step` steps is done; it stays on screen above the panel."""
