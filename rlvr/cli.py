@@ -31,7 +31,7 @@ def train(
     args: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RECIPE [KEY=VALUE]...",
+            metavar="RECIPE KEY=VALUE",
             help="A shipped recipe's name or a TOML file, then settings that win over it, "
             "e.g. `learner.lr=1e-5`.",
         ),
@@ -56,7 +56,7 @@ def train(
 
     words = list(args or [])
     if resume:
-        config, recipe = launch.reopen_run_dir(resume, words), str(resume)
+        config, recipe = launch.reopen_run_dir(resume, words), launch.recipe_of(resume)
     else:
         if not words:
             raise typer.BadParameter("name a recipe (see `rlvr train --help`), or use --resume")
@@ -79,7 +79,7 @@ def evaluate(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="e.g. `eval.num_samples=4 data.limit=100`"),
+        typer.Argument(metavar="KEY=VALUE", help="e.g. `eval.num_samples=4 data.limit=100`"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     output: Annotated[

