@@ -161,6 +161,7 @@ class LearnerActor:
             timeout_s=config.weights.timeout_s,
             rank=self._rank,
             dtype=config.rollout.dtype,
+            ranks_per_worker=config.rollout.tensor_parallel_size,
         )
 
 

@@ -287,7 +287,7 @@ class Learner:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights as the rollout engines load them: Hugging Face names, whole tensors in
-        `rollout.dtype`, adapters merged in, tied weights once. Each tensor is a copy."""
+        `rollout.dtype`, adapters merged in, tied weights once. Read them before the next step."""
         return self.policy.export(self._masters.named, getattr(torch, self.config.rollout.dtype))
 
     def weight_source(self) -> WeightSource:

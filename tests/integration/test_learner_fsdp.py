@@ -41,7 +41,7 @@ def run(folder: Path, case: str, rank: int, world_size: int) -> None:
     metrics = [learner.step(batch) for batch in batches[:-1]]
     learner.save_state(folder / f"state-{world_size}")
     metrics.append(learner.step(batches[-1]))
-    after = dict(learner.named_weights())
+    after = {name: weight.clone() for name, weight in learner.named_weights()}
     learner.load_state(folder / f"state-{world_size}")
     again = learner.step(batches[-1])
     assert again["grad_norm"] == metrics[-1]["grad_norm"]

@@ -114,7 +114,7 @@ def naive_logprobs(model: Any, group: Group, temperature: float = 1.0) -> list[T
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:
-    return dict(learner.named_weights())
+    return {name: weight.clone() for name, weight in learner.named_weights()}
 
 
 def assert_same_weights(one: Learner, other: Learner, tolerance: float) -> None:
