@@ -407,11 +407,6 @@ class RunConfig(Section):
                 f"rollout.max_model_len = {rollout.max_model_len} leaves no room for a prompt "
                 f"beside rollout.max_tokens = {rollout.max_tokens}"
             )
-        if learner.warmup_steps > self.num_steps:
-            raise ValueError(
-                f"learner.warmup_steps = {learner.warmup_steps} is more than "
-                f"num_steps = {self.num_steps}"
-            )
         if algorithm.overlong and algorithm.overlong.buffer_tokens > rollout.max_tokens:
             raise ValueError(
                 f"algorithm.overlong.buffer_tokens = {algorithm.overlong.buffer_tokens} is more "

@@ -153,6 +153,8 @@ class Policy(nn.Module):
         if not write:
             return
         self.causal_lm.save_pretrained(str(folder), state_dict=weights)
+        for weights_file in folder.glob("*.safetensors"):  # safetensors makes it private
+            shutil.copymode(folder / "config.json", weights_file)
         # transformers writes the data type that the module computes in
         file = folder / "config.json"
         saved = json.loads(file.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}

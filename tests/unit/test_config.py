@@ -54,7 +54,6 @@ def test_overrides_win_and_are_typed() -> None:
         ("learner.num_minibatches=3", r"groups_per_step = 16 cannot be split into"),
         ("rollout.max_model_len=100", r"leaves no room for a prompt"),
         ("algorithm.importance=tis", r'needs algorithm\.old_logprobs = "learner"'),
-        ("learner.warmup_steps=1000", r"more than num_steps"),
         ("learner", r"not of the form key=value"),
         ("num_steps.x=1", r"'num_steps' is a value, not a section"),
     ],
