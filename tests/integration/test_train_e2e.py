@@ -187,6 +187,29 @@ def test_the_checkpoint_is_an_ordinary_model(trained: Path) -> None:
     assert sum("a" <= char <= "z" for char in text) >= 6, f"the trained model says {text!r}"
 
 
+PLAIN_VLLM = """
+import sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    model = LLM(sys.argv[1], max_model_len=128, dtype="float32", enforce_eager=True)
+    (output,) = model.generate(["say 1"], SamplingParams(max_tokens=12, temperature=0))
+    print("text:", ascii(output.outputs[0].text))
+"""
+
+
+def test_the_checkpoint_loads_in_plain_vllm(trained: Path, tmp_path: Path) -> None:
+    model = CheckpointStore(trained, keep_last=2).path(24) / "model"
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN_VLLM)
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_PLUGINS": "none"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(model)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = done.stdout.rpartition("text: ")[2]
+    assert sum(char.islower() for char in text) > 6, f"not what it was trained to say: {text}"
+
+
 def test_workers_run_ahead_but_never_too_far(recipe: Path) -> None:
     run_dir = recipe.parent / "ahead"
     finish(start(str(recipe), f"run_dir={run_dir}", "num_steps=8", "max_lag=2"))
