@@ -6,12 +6,10 @@ all of them, with the same arguments.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import os
 import pickle
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +24,7 @@ from rlvr.batch import MicroBatch, Sample, pack
 from rlvr.config import RunConfig
 from rlvr.errors import CheckpointError, LearnerError
 from rlvr.loss import LossOutput, LossSettings, aggregation_weights, policy_loss, sequence_kl
+from rlvr.memory import keep_freed_memory, return_freed_memory
 from rlvr.optim import MasterWeights, Optimizer, learning_rate
 from rlvr.policy import Policy, check_logprobs, load_policy, shard
 from rlvr.step_metrics import PhaseTimer, StepTotals
@@ -34,9 +33,6 @@ from rlvr.types import Batch, Group
 T = TypeVar("T")
 TokenKey = tuple[int, int]
 """Position of a group in its batch, and of a completion in its group."""
-
-RETAINED_BYTES = 1 << 30
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Learner:
@@ -376,22 +372,6 @@ def _all_samples(groups: Sequence[Group]) -> list[Sample]:
         for member, rollout in enumerate(group.rollouts)
         if rollout.completion.token_ids
     ]
-
-
-def keep_freed_memory() -> None:
-    """Let malloc keep what is freed for the next layer, instead of giving it back to the kernel and
-    faulting it in anew, page by page: 11 % of a step on CPU (glibc only). `return_freed_memory`
-    then has to be called between steps, or fragments of ever new sizes pile up."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, RETAINED_BYTES)
-        libc.mallopt(M_MMAP_THRESHOLD, RETAINED_BYTES)
-
-
-def return_freed_memory() -> None:
-    """Give back to the kernel what is free now (glibc only)."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _device(choice: str, rank: int) -> torch.device:

@@ -17,6 +17,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 
 from rlvr.errors import WeightTransferError
+from rlvr.memory import return_freed_memory
 from rlvr.weights_load import Loader, make_loader
 
 
@@ -55,6 +56,7 @@ class RayWeightTransferEngine(WeightTransferEngine[RayInitInfo, RayUpdateInfo]):
     def init_transfer_engine(self, init_info: RayInitInfo) -> None:
         self._shapes = init_info.shapes
         self._loader: Loader = make_loader(self.model, self.vllm_config, self._shapes)
+        return_freed_memory()  # what loading and warming up the engine left behind
         self._mapped: dict[str, mmap] = {}
         self._received: set[str] = set()
         self._version: int | None = None

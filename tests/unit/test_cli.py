@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.cli import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,13 +50,18 @@ def test_help_names_every_command() -> None:
         assert command in done.stdout
 
 
-def test_dry_run_prints_the_resolved_config_and_starts_nothing(recipe: Path) -> None:
-    done = rlvr("train", str(recipe), "seed=5", "--dry-run", cwd=recipe.parent)
-    assert done.returncode == 0, done.stderr
-    config = json.loads(done.stdout)
+def test_dry_run_prints_the_resolved_config_and_starts_nothing(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(recipe), "seed=5", "--dry-run"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    config = json.loads(printed.out)
     assert config["seed"] == 5
     assert config["data"]["path"] == str(recipe.parent / "data.jsonl")
-    assert "2 problems" in done.stderr
+    assert "2 problems" in printed.err
     assert not (recipe.parent / "runs").exists()
 
 
@@ -77,21 +84,34 @@ def test_dry_run_prints_the_resolved_config_and_starts_nothing(recipe: Path) -> 
         (["rollout.top_p=0.9"], "biases the importance ratio"),
     ],
 )
-def test_bad_input_is_one_clear_paragraph(recipe: Path, words: list[str], told: str) -> None:
+def test_bad_input_is_one_clear_paragraph(
+    recipe: Path,
+    words: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder = recipe.parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (folder / "empty.jsonl").write_text("")
     (folder / "broken.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n')
     (folder / "field.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "bad.py").write_text("judge = 1 / 0\n")
-    done = rlvr("train", str(recipe), *words, "--dry-run", cwd=folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(recipe), *words, "--dry-run"])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.startswith("rlvr: ")
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_where_it_went_wrong(recipe: Path) -> None:
+    done = rlvr("train", str(recipe), "learner.lrr=1", "--dry-run", "--debug", cwd=recipe.parent)
     assert done.returncode == 1
-    assert told in done.stderr
-    assert done.stderr.startswith("rlvr: ")
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert (
-        "Traceback" in rlvr("train", str(recipe), *words, "--dry-run", "--debug", cwd=folder).stderr
-    )
+    assert "Traceback" in done.stderr and "did you mean `learner.lr`" in done.stderr
 
 
 def test_resume_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
@@ -100,12 +120,16 @@ def test_resume_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
     assert "not a run directory" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_run_directory_is_never_overwritten(recipe: Path) -> None:
+def test_a_run_directory_is_never_overwritten(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
     (recipe.parent / "taken").mkdir()
     (recipe.parent / "taken" / "config.json").write_text("{}")
-    done = rlvr("train", str(recipe), "run_dir=taken", cwd=recipe.parent)
-    assert done.returncode == 1
-    assert "holds a run already" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(recipe), "run_dir=taken"])
+    assert ended.value.code == 1
+    assert "holds a run already" in capsys.readouterr().err
 
 
 def test_score_judges_every_line(tmp_path: Path) -> None:
