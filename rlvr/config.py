@@ -301,7 +301,10 @@ class EvalConfig(Section):
     data: DataConfig | None = None
     """Held-out problems; null for no evaluation."""
     every: NonNegative = 0
-    """Evaluate every so many steps; 0 only before the first and after the last step."""
+    """Evaluate every so many steps; 0 only before the first and after the last step. The checkpoint
+    whose 95 % interval has the highest lower end is kept as `checkpoints/best`."""
+    patience: Positive | None = None
+    """Stop after so many evaluations in a row that were not better than the best; null never."""
     num_samples: Positive = 1
     """Completions a problem."""
     temperature: NonNegativeFloat = 1.0

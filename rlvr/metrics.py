@@ -306,6 +306,10 @@ class MetricsWriter:
         }
         self.write(step, {name: value for name, value in figures.items() if value is not None})
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Rows of the run's evaluations so far, in order."""
+        return [row for row in read_metrics(self._path.parent) if "eval/n" in row]
+
     def sync(self) -> None:
         """Force all lines to disk; called when a checkpoint is made."""
         os.fsync(self._file.fileno())

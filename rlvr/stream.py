@@ -72,6 +72,12 @@ class GroupStream:
         self._dynamic = dynamic
         self._pending: deque[_Entry] = deque()
 
+    def prefetch(self) -> None:
+        """Start what the next `take` will ask for anyway, so that the workers are not idle while
+        the loop does something else (an evaluation, a checkpoint) with the current policy."""
+        while len(self._pending) < self._groups_per_step + self._lookahead:
+            self._start(*self._problems.next())
+
     async def take(self) -> Taken:
         """The next batch's groups, sampled and scored.
 

@@ -20,7 +20,7 @@ from rlvr.checkpoint import Checkpoint, CheckpointStore
 from rlvr.completions_log import CompletionsLog
 from rlvr.config import RunConfig
 from rlvr.display import Display
-from rlvr.evaluate import PassRate, evaluate
+from rlvr.evaluate import EvalTracker, PassRate, evaluate
 from rlvr.metrics import MetricsWriter, derived_metrics, group_metrics
 from rlvr.sampling import Sampling
 from rlvr.scoring import Scorer
@@ -92,6 +92,10 @@ class Trainer:
     _step: int = field(default=0, init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _evaluations: dict[int, PassRate] = field(default_factory=dict, init=False)
+    _tracker: EvalTracker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tracker = EvalTracker(self.config.eval.patience)
 
     async def run(self, resume: Checkpoint | None = None) -> Result:
         """Train from the start, or from `resume`, to the last step (or until `stop` is set)."""
@@ -102,7 +106,7 @@ class Trainer:
                 await self._restore(stream, resume)
             else:
                 await self._evaluate()
-            while self._step < config.num_steps and not self.stop.is_set():
+            while self._step < config.num_steps and not self._ended:
                 self._seconds.clear()
                 with self._timed("step"):
                     with self._phase("rollout"):
@@ -118,20 +122,37 @@ class Trainer:
                         figures |= await self.learner.publish()
                 self._step += 1
                 self._log(batch, taken.dropped, figures)
-                if config.eval.every and self._step % config.eval.every == 0:
-                    await self._evaluate()
-                if config.checkpoint.every and self._step % config.checkpoint.every == 0:
-                    await self._save(stream)
-            if self._step not in self._evaluations:
-                await self._evaluate()
+                await self._between_steps(stream)
+            best = self._step not in self._evaluations and await self._evaluate()
             return Result(
                 step=self._step,
-                interrupted=self._step < config.num_steps,
-                checkpoint=await self._save(stream),
+                interrupted=self._step < config.num_steps and not self._tracker.should_stop,
+                checkpoint=await self._save(stream, best=best),
                 evaluations=self._evaluations,
             )
         finally:
             await stream.close()
+
+    @property
+    def _ended(self) -> bool:
+        """Whether somebody, or `eval.patience`, wants the run to end."""
+        return self.stop.is_set() or self._tracker.should_stop
+
+    async def _between_steps(self, stream: GroupStream) -> None:
+        """Evaluate and save when it is time, while the workers sample the next step's groups."""
+        config = self.config
+        if self._step < config.num_steps:
+            stream.prefetch()
+        best = False
+        if config.eval.every and self._step % config.eval.every == 0:
+            best = await self._evaluate()
+            if self._tracker.should_stop:
+                self.display.note(
+                    f"stopping early: {self._tracker.num_stale} evaluations in a row were not "
+                    f"better than that of step {self._tracker.best_step} (eval.patience)"
+                )
+        if best or (config.checkpoint.every and self._step % config.checkpoint.every == 0):
+            await self._save(stream, best=best)
 
     async def _batch(self, groups: Sequence[Group]) -> Batch:
         algorithm = self.config.algorithm
@@ -162,31 +183,39 @@ class Trainer:
 
         return sample
 
-    async def _evaluate(self) -> None:
-        """Held-out pass rate of the current policy, by the same workers and verifiers."""
+    async def _evaluate(self) -> bool:
+        """Held-out pass rate of the current policy, by the same workers and verifiers.
+
+        Returns:
+            Whether it is the run's best so far.
+        """
         if not self.eval_problems or self.stop.is_set():
-            return
+            return False
         num = self.config.eval.num_samples
         sample = self._sampler(num, Sampling.for_evaluation(self.config))
         with self._phase("eval"):
             evaluation = evaluate(self.eval_problems, sample, num, self.display.progress)
             done = await self._unless_stopped(evaluation)
         if done is None:
-            return
+            return False
         result, groups = done
         self._evaluations[self._step] = result
         self.completions.write_evaluation(self._step, groups)
         self.metrics.write_evaluation(self._step, result, self._seconds["eval"])
         self.display.evaluation(self._step, result)
+        return self._tracker.update(self._step, result.low)
 
-    async def _save(self, stream: GroupStream) -> Path:
+    async def _save(self, stream: GroupStream, *, best: bool) -> Path:
         cursor, finished = stream.state()
         with self._phase("checkpoint"):
             self.metrics.sync()
             await asyncio.to_thread(self.completions.flush)
-            return await self.checkpoints.save(
+            path = await self.checkpoints.save(
                 self._step, {"step": self._step, "stream": cursor}, finished, self.learner.save
             )
+        if best:
+            self.checkpoints.mark_best(self._step)
+        return path
 
     async def _restore(self, stream: GroupStream, checkpoint: Checkpoint) -> None:
         """Continue where the checkpoint was; what was logged after it is forgotten, since those
@@ -196,6 +225,8 @@ class Trainer:
         await self.learner.publish()
         self.metrics.truncate_after(self._step)
         self.completions.truncate_after(self._step)
+        for row in self.metrics.evaluations():
+            self._tracker.update(row["step"], row.get("eval/low"))
         self.display.start_at(self._step)
         stream.restore(checkpoint.state["stream"], checkpoint.groups)
 

@@ -185,3 +185,15 @@ async def test_restored_groups_that_were_scored_are_not_sampled_again() -> None:
     assert indices((await resumed.take()).groups) == [2, 3]
     assert again.started == [4, 5]
     await resumed.close()
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+async def test_prefetch_starts_what_the_next_take_asks_for_and_no_more(max_lag: int) -> None:
+    sampler = Sampler()
+    stream = GroupStream(CountingProblems(), sampler, groups_per_step=4, max_lag=max_lag)
+    stream.prefetch()
+    await asyncio.sleep(0)
+    assert sampler.started == list(range(4 + 4 * max_lag))
+    assert indices((await stream.take()).groups) == [0, 1, 2, 3]
+    assert len(sampler.started) == 4 + 4 * max_lag
+    await stream.close()

@@ -183,6 +183,35 @@ async def test_evaluation_runs_before_after_and_in_between(tmp_path: Path, model
     assert all(each.num_problems == 4 for each in result.evaluations.values())
 
 
+class BestAfterTwoSteps:
+    """Judges everything right that version 2 of the policy says, and nothing else."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.check = inner.check
+
+    async def score(self, group: Any) -> Any:
+        right = group.oldest_version == 2
+        return group.with_verdicts(
+            [Verdict.correct() if right else Verdict.incorrect() for _ in group.rollouts]
+        )
+
+
+async def test_the_best_checkpoint_is_kept_and_patience_ends_the_run_even_when_resumed(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    settings = ["num_steps=20", "eval.every=2", "eval.patience=2", "checkpoint.keep_last=1"]
+    config = tiny_run.make_config([*settings, "checkpoint.every=0"])
+    async with tiny_run.Scorer(config.scoring) as inner:
+        result, _ = await tiny_run.run(tmp_path, model_dir, config, scorer=BestAfterTwoSteps(inner))
+        assert result.step == 6 and not result.interrupted
+        store = CheckpointStore(tmp_path, 1)
+        assert store.best_step() == 2
+        assert store.steps() == [2, 6]
+        again, _ = await tiny_run.run(tmp_path, model_dir, config, scorer=BestAfterTwoSteps(inner))
+    assert again.step == 6 and not again.interrupted
+
+
 async def test_a_full_disk_at_checkpoint_time_keeps_the_old_checkpoint(
     tmp_path: Path, model_dir: Path
 ) -> None:
