@@ -123,6 +123,7 @@ class Learner:
                 with timer("backward"):
                     (output.loss * self.world_size).backward()  # FSDP takes the mean over ranks
                 totals.add(output)
+                return_freed_memory()  # the next micro-batch has other sizes, and would not fit
             with timer("optimizer"):
                 norms.append(self._update(batch.step, lr, totals))
         return_freed_memory()
