@@ -1,8 +1,7 @@
-"""The command line: `rlvr train | eval | score | doctor`."""
+"""The command line: `rlvr train | eval | compare | score | check | sandbox | doctor`."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -12,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from rlvr import sandbox_cli
+from rlvr.benchmark_cli import evaluate
 from rlvr.errors import RlvrError
 from rlvr.guard import ensure_our_verifiers
 from verifiers.errors import VerifierLoadError
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Train language models to reason with verifiable rewards.",
     epilog="Every command takes `--debug` for a full traceback. Docs: the `docs/` folder.",
 )
+app.add_typer(sandbox_cli.app, name="sandbox")
 
 
 @app.command(no_args_is_help=True)
@@ -70,32 +72,29 @@ def train(
     raise typer.Exit(130 if result.interrupted else 0)
 
 
-@app.command("eval", no_args_is_help=True)
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, hub id, built-in name or run.")],
-    data: Annotated[
-        str,
-        typer.Argument(help="A recipe (its eval data, else its data) or a data file."),
+app.command("eval", no_args_is_help=True)(evaluate)
+
+
+@app.command(no_args_is_help=True)
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Two or more results directories of `eval`."),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="e.g. `eval.num_samples=4 data.limit=100`"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="Also write every completion with its verdict (JSONL).")
-    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Compare although data, prompts or verifiers differ."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    k: Annotated[int, typer.Option(help="Compare pass@k instead of avg@n.")] = 1,
 ) -> None:
-    """Measure a model's pass@1 on a data set, with a 95 % interval.
+    """Is one model better than another, on the same problems?
 
-    * `rlvr eval smollm2-135m-instruct quickstart`
-    * `rlvr eval runs/quickstart-20260101-120000 quickstart eval.num_samples=4`
-    * `rlvr eval my/model problems.jsonl data.verifier=number`
+    * `rlvr compare evals/before evals/after`
     """
-    from rlvr import benchmark
+    from rlvr import compare as comparison
 
-    result = benchmark.run(model, data, overrides or [], output)
-    print(json.dumps(result.to_json()) if as_json else f"pass@1 {result}")
+    raise typer.Exit(comparison.run(results, force, as_json, k))
 
 
 @app.command(no_args_is_help=True)
@@ -120,6 +119,58 @@ def score(
 
     summary = score_file.run(verifier, input, output, overrides or [])
     typer.echo(summary)
+
+
+@app.command(no_args_is_help=True)
+def check(
+    verifier: Annotated[
+        str, typer.Argument(help="A registered name, `module:attr`, or `path/to/file.py:attr`.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(help="A data file or recipe; for `reasoning_gym`, a task."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Score-file lines with a `label`: precision and recall.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as one page.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only so many problems.")] = None,
+    dressing: Annotated[
+        list[str] | None,
+        typer.Option(help="A way of giving an answer that must be read; may be repeated."),
+    ] = None,
+    bad_golds: Annotated[
+        int, typer.Option(help="Golds that may fail to verify before the audit fails.")
+    ] = 0,
+    min_precision: Annotated[float, typer.Option(help="What `--labels` must reach.")] = 0.99,
+    min_recall: Annotated[float, typer.Option(help="What `--labels` must reach.")] = 0.95,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="`timeout_s=5`, `params.strict=true` ..."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Audit a verifier before anyone trains on it; exit status 1 when it fails.
+
+    * `rlvr check math gsm8k_test.jsonl --html report.html`
+    * `rlvr check my_verifier.py:judge problems.jsonl --labels labelled.jsonl`
+    """
+    from rlvr import check as workbench
+
+    status = workbench.run(
+        verifier,
+        data,
+        labels=labels,
+        html=html,
+        limit=limit,
+        as_json=as_json,
+        dressings=dressing or [],
+        bad_golds=bad_golds,
+        min_precision=min_precision,
+        min_recall=min_recall,
+        overrides=overrides or [],
+    )
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import logging
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from rlvr.config import MetricsConfig
 from rlvr.errors import CheckpointError
 from rlvr.evaluate import PassRate
 from rlvr.trackers import open_trackers
-from rlvr.types import Group, Status
+from rlvr.types import Group, Status, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,9 @@ METRICS: dict[str, Metric] = {
     "reward/mean": Metric("1", "Mean reward, penalties included; masked completions left out."),
     "reward/std": Metric("1", "Standard deviation of the same rewards over the whole batch."),
     "reward/penalty": Metric("1", "Mean penalty (overlong, KL in the reward)."),
+    "reward/component/<name>": Metric(
+        "1", "Mean reward of a composite verifier's component, as it came, where it was judged."
+    ),
     "pass_rate": Metric(
         "fraction", "`correct` among judged completions; `error` left out of both."
     ),
@@ -137,11 +140,14 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric there is. Names are `<subject>/<figure>`; seconds end in `_s`."""
 
+COMPONENT = "reward/component/"
+"""Followed by the name that the recipe gives a component."""
+
 
 def check_names(names: Iterable[str]) -> None:
     """Raise ValueError if a name is not in `METRICS`."""
     for name in names:
-        if name not in METRICS:
+        if name not in METRICS and not name.startswith(COMPONENT):
             raise ValueError(f"unknown metric {name!r}: add it to METRICS in rlvr/metrics.py")
 
 
@@ -184,7 +190,20 @@ def group_metrics(groups: Sequence[Group], *, version: int) -> dict[str, float]:
             "verdicts/latency_mean_s": fmean(latencies),
             "verdicts/latency_max_s": max(latencies),
         }
-    return metrics | _lag(groups, version)
+    return metrics | _components(verdicts) | _lag(groups, version)
+
+
+def _components(verdicts: Iterable[Verdict]) -> dict[str, float]:
+    """Mean reward by component, of composites' verdicts. Anybody's verifier may write "components"
+    into its detail; what has not the form that `verifiers.compose` documents is passed over."""
+    rewards: defaultdict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        components = verdict.detail.get("components")
+        for name, part in components.items() if isinstance(components, dict) else ():
+            reward = part.get("reward") if isinstance(part, dict) else None
+            if isinstance(reward, int | float):
+                rewards[name].append(reward)
+    return {f"{COMPONENT}{name}": fmean(values) for name, values in rewards.items()}
 
 
 def derived_metrics(row: Mapping[str, float]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def summary(run_dir: Path, checkpoint: Path, recipe: str, *, interrupted: bool) 
     if interrupted:
         lines.append(f"  rlvr train --resume {run}")
     lines += [
-        f"  rlvr eval {run} {recipe} eval.num_samples=4",
+        f"  rlvr eval {run} {recipe} n=4",
         f"  tensorboard --logdir {run}/tensorboard",
         "  rlvr train gsm8k --dry-run data.path=YOUR_PROBLEMS.jsonl",
     ]

@@ -53,6 +53,25 @@ def group(*rollouts: Rollout, prompt: int = 5) -> Group:
 right, wrong, ours = Verdict.correct(), Verdict.incorrect(), Verdict.error()
 
 
+def test_rewards_of_components_are_averaged_over_the_completions_they_judged():
+    def composite(**rewards: float | None) -> Verdict:
+        parts = {name: {"status": "correct", "reward": value} for name, value in rewards.items()}
+        return Verdict.correct(components=parts)
+
+    foreign = Verdict.correct(components=["not", "ours"])
+    groups = [
+        group(
+            rollout(composite(format=1.0, answer=0.0)),
+            rollout(composite(format=0.5)),
+            rollout(composite(format=None)),
+            rollout(foreign),
+        )
+    ]
+    metrics = group_metrics(groups, version=0)
+    assert metrics["reward/component/format"] == 0.75
+    assert metrics["reward/component/answer"] == 0.0
+
+
 def test_hand_worked_step():
     groups = [
         group(rollout(right, 2), rollout(wrong, 6, finish="length"), rollout(ours, 4), prompt=3),
