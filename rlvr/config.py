@@ -153,6 +153,8 @@ class ScoringConfig(Section):
     """Processes for sync verifiers."""
     max_concurrency: Positive = 64
     """Async verdicts in flight."""
+    worker_memory_mb: NonNegative = 8192
+    """Most memory of one process for sync verifiers, in MiB; 0 for no limit."""
     max_error_fraction: Fraction = 0.5
     """Stop the run when more than this share of a step's verdicts are `error`."""
 

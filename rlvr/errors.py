@@ -23,6 +23,10 @@ class ModelError(RlvrError, ValueError):
     """A model cannot be found, fetched or loaded."""
 
 
+class ResultsError(RlvrError, ValueError):
+    """Saved results are missing, malformed, of another version, or cannot be compared."""
+
+
 class ScoringError(RlvrError, RuntimeError):
     """A verifier cannot be used at all (a single failed verdict is data, not an error)."""
 

@@ -18,10 +18,9 @@ from rich.progress import Progress
 from rlvr.config import ScoringConfig
 from rlvr.errors import ScoringError
 from rlvr.load_config import resolve
-from rlvr.scoring import load_verifier
+from rlvr.scoring import load_verifier, make_runner
 from rlvr.types import Problem, Status, Verdict
 from verifiers.registry import LoadedVerifier
-from verifiers.runner import Runner
 
 LineId = str | int
 
@@ -144,13 +143,7 @@ async def _judge(
         done += 1
         progress(done, total)
 
-    runner = Runner(
-        timeout_s=config.timeout_s,
-        max_retries=config.max_retries,
-        num_workers=config.num_workers,
-        max_concurrency=config.max_concurrency,
-    )
-    async with runner:
+    async with make_runner(config) as runner:
         try:
             for position, line in enumerate(_read(input_path)):
                 if position < done + len(tasks):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rlvr.config import DataConfig, ScoringConfig
@@ -31,12 +30,7 @@ class Scorer:
         self._config = config
         self._params = dict(params or {})
         self._verifiers: dict[str, LoadedVerifier] = {}
-        self._runner = Runner(
-            timeout_s=config.timeout_s,
-            max_retries=config.max_retries,
-            num_workers=config.num_workers,
-            max_concurrency=config.max_concurrency,
-        )
+        self._runner = make_runner(config)
 
     def load(self, name: str) -> LoadedVerifier:
         """The verifier of that name, loaded once.
@@ -87,19 +81,19 @@ class Scorer:
             )
 
     async def close(self) -> None:
-        """Kill the worker processes."""
+        """Close the verifiers and kill the worker processes."""
         await self._runner.close()
 
     async def __aenter__(self) -> Scorer:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def make_runner(config: ScoringConfig) -> Runner:
+    """A runner with these settings."""
+    return Runner(**config.model_dump(exclude={"max_error_fraction"}))
 
 
 def load_verifier(name: str, params: Mapping[str, Any]) -> LoadedVerifier:

@@ -41,7 +41,8 @@ class Limits:
     cpu_s: float = 10.0
     """CPU seconds of the whole process tree."""
     wall_s: float | None = None
-    """Seconds from start to end; null: twice `cpu_s` plus one."""
+    """Seconds from start to end, not counting time spent waiting for a CPU on a busy machine (at
+    most four times the limit itself); null: twice `cpu_s` plus one."""
     memory_mb: int = 512
     """Memory of the whole process tree, swap off."""
     output_bytes: int = 1 << 20
@@ -51,6 +52,30 @@ class Limits:
     file_bytes: int = 16 << 20
     """Size of any one file, and of all of them together."""
     open_files: int = 64
+
+    def __post_init__(self) -> None:
+        for name, minimum in _MINIMUM.items():
+            value = getattr(self, name)
+            if value is not None and not value >= minimum:
+                raise ValueError(
+                    f"limit {name} is {value}, but no program can do with less than {minimum}"
+                )
+
+    @property
+    def effective_wall_s(self) -> float:
+        return 2 * self.cpu_s + 1 if self.wall_s is None else self.wall_s
+
+
+_MINIMUM = {
+    "cpu_s": 0.1,
+    "wall_s": 0.1,
+    "memory_mb": 32,
+    "output_bytes": 1,
+    "processes": 1,
+    "file_bytes": 4096,
+    "open_files": 16,
+}
+"""What an empty Python program needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +129,7 @@ class Result:
     cpu_s: float
     """User and system time of the whole process tree."""
     memory_mb: float
-    """Peak memory."""
+    """Peak memory of the tree beyond what every run starts with; short peaks may be missed."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What `Case.collect` named, where it exists."""
     timed_out_on: Literal["cpu", "wall"] | None = None

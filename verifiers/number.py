@@ -82,7 +82,8 @@ class NumberVerifier:
         if gold is None:
             return Verdict.error(
                 reason=f"the gold answer of problem {problem.id!r} is not a number: "
-                f"{(problem.answer or '')[:MAX_SHOWN_CHARS]!r} (data.answer_regex can extract one)"
+                f"{(problem.answer or '')[:MAX_SHOWN_CHARS]!r} (data.answer_regex can extract one)",
+                permanent=True,
             )
         found = ("strict", completion.strip()) if self.strict else extract(completion)
         if found is None:

@@ -8,7 +8,18 @@ apart by signature:
 * a plain function `f(problem, completion)`,
 * an async function of the same signature.
 
-Each returns a `Verdict`, a bool, or a score in [0, 1].
+Each returns a `Verdict`, a bool, or a score in [0, 1]. Functions whose parameters are called
+`problems, completions`, and a method `verify_batch(problems, completions)`, judge many at once and
+return a list of these.
+
+An instance may also have
+
+* `in_process = True`: called directly, without a process of its own (see docs/verifiers.md),
+* `max_concurrency`: most calls under way at once, in all,
+* `max_batch_size`: most completions of one `verify_batch`,
+* `timeout_s`: a deadline of its own, in seconds, which counts where it is the longer one,
+* `async def close(self)`: awaited by each runner that used it, at that runner's end. Called in the
+  process that loaded the verifier; the worker processes of a sync verifier are killed.
 """
 
 from __future__ import annotations
@@ -37,6 +48,14 @@ class Verifier(Protocol):
     def verify(self, problem: Problem, completion: str) -> Awaitable[Judgement] | Judgement: ...
 
 
+PERMANENT = "permanent"
+"""Set to true in the detail of an `error` that trying again cannot mend (a gold that cannot be
+parsed): it is not retried. `Verdict.error(reason=..., permanent=True)`."""
+
+DEFAULT_BATCH_SIZE = 32
+"""Of a verifier with `verify_batch` that does not say its own `max_batch_size`."""
+
+
 def to_verdict(result: object) -> Verdict:
     """What a verifier returned, as a verdict that is safe to keep and to send on.
 
@@ -59,6 +78,20 @@ def to_verdict(result: object) -> Verdict:
         reason=f"the verifier returned {type(result).__name__}; expected a Verdict, a bool, or "
         "a score in [0, 1]"
     )
+
+
+def to_verdicts(results: object, num: int) -> list[Verdict]:
+    """What `verify_batch` returned for `num` completions.
+
+    Raises:
+        TypeError: it is not a list (nor a tuple).
+        ValueError: it has another length.
+    """
+    if not isinstance(results, list | tuple):
+        raise TypeError(f"verify_batch returned {type(results).__name__}; expected a list")
+    if len(results) != num:
+        raise ValueError(f"verify_batch returned {len(results)} results for {num} completions")
+    return [to_verdict(result) for result in results]
 
 
 def _plain(verdict: Verdict) -> Verdict:

@@ -70,6 +70,7 @@ class Verdict:
 
     @classmethod
     def error(cls, **detail: Any) -> Verdict:
+        """Say why in `reason`; `permanent=True` where trying again cannot help."""
         return cls(status=Status.ERROR, reward=None, detail=detail)
 
     @classmethod

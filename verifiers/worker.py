@@ -1,8 +1,9 @@
-"""The process that runs sync verifiers: `python -c "... import main; main(parent)"`, see runner.py.
+"""The process that runs sync verifiers: `python -c "... main(parent_pid, memory_mb)"`.
 
 Requests arrive on stdin as pickles (we trust our parent), answers leave as JSON lines (it need not
-trust us: a verifier may have been talked into anything by a completion). Imports are few on
-purpose: starting takes tens of milliseconds.
+trust us: a verifier may have been talked into anything by a completion): first
+`{"failure": verdict | null, "more": n}`, then n verdicts. Imports are few on purpose: starting
+takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import ctypes
 import json
 import os
 import pickle
+import resource
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
+from verifiers.forms import LoadedVerifier
 from verifiers.problem import Problem
-from verifiers.protocol import to_verdict
-from verifiers.registry import LoadedVerifier, load
+from verifiers.protocol import to_verdict, to_verdicts
+from verifiers.registry import load
 from verifiers.verdict import Verdict
 
 MAX_TRACEBACK_CHARS = 2_000
 _PR_SET_PDEATHSIG = 1
 
 
-def main(parent_pid: int) -> None:
+def main(parent_pid: int, memory_mb: int) -> None:
     _die_with(parent_pid)
+    if memory_mb:
+        # Data, not address space: libraries reserve far more of that than they use.
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     requests, answers = _claim_pipes()
     loaded: dict[str, LoadedVerifier] = {}
     while True:
@@ -34,24 +41,42 @@ def main(parent_pid: int) -> None:
             request = pickle.load(requests)
         except EOFError:
             return
-        answers.write(json.dumps(_answer(request, loaded)).encode() + b"\n")
+        answer = _answer(request, loaded)
+        if isinstance(answer, Verdict):
+            lines: list[Any] = [{"failure": answer.to_json(), "more": 0}]
+        else:
+            lines = [{"failure": None, "more": len(answer)}]
+            lines += [verdict.to_json() for verdict in answer]
+        answers.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         answers.flush()
 
 
-def _answer(request: tuple[Any, ...], loaded: dict[str, LoadedVerifier]) -> dict[str, Any]:
-    """Carry out one request: `("load", key, spec, params)` or `("verify", key, problem, text)`."""
+def _answer(request: tuple[Any, ...], loaded: dict[str, LoadedVerifier]) -> Verdict | list[Verdict]:
+    """Carry out `("load", key, spec, params)` or `("judge", key, problems, completions)`."""
     kind, key, first, second = request
     try:
         if kind == "load":
             loaded[key] = load(first, **second)
-            return Verdict.correct().to_json()
-        return judge(loaded[key], first, second).to_json()
+            return []
+        return judge(loaded[key], first, second)
     except (Exception, SystemExit) as error:  # the boundary: a verifier may raise anything
-        return raised(error).to_json()
+        return raised(error)
 
 
-def judge(verifier: LoadedVerifier, problem: Problem, completion: str) -> Verdict:
-    return to_verdict(verifier.verify(problem, completion))
+def judge(
+    verifier: LoadedVerifier, problems: Sequence[Problem], completions: Sequence[str]
+) -> list[Verdict]:
+    """Verdicts of a sync verifier, in order.
+
+    Raises:
+        whatever the verifier raises.
+    """
+    if verifier.verify_batch is not None:
+        return to_verdicts(verifier.verify_batch(problems, completions), len(problems))
+    return [
+        to_verdict(verifier.verify(problem, completion))
+        for problem, completion in zip(problems, completions, strict=True)
+    ]
 
 
 def raised(error: BaseException) -> Verdict:

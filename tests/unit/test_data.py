@@ -414,8 +414,8 @@ def test_a_task_is_scored_by_its_own_scorer() -> None:
     assert verifier.verify(problem, "<answer>x</answer>").status is Status.INCORRECT
     assert verifier.verify(problem, " ").status is Status.NO_ANSWER
     crumbs = f"<answer>maybe {problem.answer} or so</answer>"
-    assert verifier.verify(problem, crumbs).status is Status.PARTIAL
-    assert ReasoningGymVerifier(threshold=0.9).verify(problem, crumbs).reward == 0.0
+    assert verifier.verify(problem, crumbs).reward == 0.0
+    assert ReasoningGymVerifier(threshold=0.0).verify(problem, crumbs).status is Status.PARTIAL
     tags = ReasoningGymVerifier(require_tags=True)
     assert tags.verify(problem, str(problem.answer)).status is Status.NO_ANSWER
 
@@ -441,8 +441,8 @@ def test_every_task_gives_its_own_score_after_a_trip_through_json() -> None:
     pytest.importorskip("reasoning_gym")
     from reasoning_gym.factory import DATASETS, create_dataset
 
-    verifier = ReasoningGymVerifier()
-    for task in sorted(DATASETS.keys() - {"composite"}):
+    verifier = ReasoningGymVerifier(threshold=0.0)
+    for task in sorted(DATASETS.keys() - {"composite", "game_of_life_halting"}):
         data = create_dataset(task, size=3, seed=0)
         for entry, loaded in zip(data, gym(task), strict=True):
             problem = Problem.from_json(json.loads(json.dumps(loaded.to_json())))

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from rlvr.evaluate import clustered_interval, evaluate, pass_rate, wilson_interval
+from rlvr.evaluate import EvalTracker, evaluate, pass_rate
+from rlvr.figures import figures
 from rlvr.types import Completion, Group, Problem, Rollout, Verdict, VersionSpan
 
 
@@ -27,17 +28,6 @@ def make_group(*verdicts: Verdict, index: int = 0, finish: str = "stop") -> Grou
 
 
 RIGHT, WRONG, FAULT = Verdict.correct(), Verdict.incorrect(), Verdict.error()
-
-
-def test_wilson_matches_a_published_example() -> None:
-    """Newcombe 1998 (doi:10.1002/sim.1778), table I: 81 of 263 gives 0.2553 to 0.3662."""
-    low, high = wilson_interval(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-
-
-def test_wilson_is_never_empty_at_the_ends() -> None:
-    assert wilson_interval(0, 20)[0] == 0.0 and 0.1 < wilson_interval(0, 20)[1] < 0.2
-    assert wilson_interval(20, 20)[1] == 1.0 and 0.8 < wilson_interval(20, 20)[0] < 0.9
 
 
 def test_faults_of_ours_are_left_out_not_counted_as_wrong() -> None:
@@ -73,22 +63,57 @@ def test_unscored_groups_are_refused() -> None:
         pass_rate([bare], 1)
 
 
-@pytest.mark.parametrize("samples", [1, 8])
-def test_intervals_cover_the_truth_about_95_percent_of_the_time(samples: int) -> None:
-    """Problems differ in difficulty (Beta(1, 2)), so samples of one problem are correlated."""
-    rng = random.Random(samples)
-    truth, covered, trials = 1 / 3, 0, 800
-    for _ in range(trials):
-        rates = []
-        for _ in range(100):
-            p = rng.betavariate(1, 2)
-            rates.append(sum(rng.random() < p for _ in range(samples)) / samples)
-        if samples == 1:
-            low, high = wilson_interval(sum(rates), len(rates))
-        else:
-            low, high = clustered_interval(rates)
-        covered += low <= truth <= high
-    assert 0.93 <= covered / trials <= 0.97
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_the_figure_is_the_one_that_benchmarks_print(num_samples: int) -> None:
+    """The same verdicts through `rlvr.figures`, which `rlvr eval` uses."""
+    rng = random.Random(num_samples)
+    groups, rows = [], []
+    for index in range(30):
+        verdicts = [rng.choice([RIGHT, WRONG, WRONG, FAULT]) for _ in range(num_samples)]
+        groups.append(make_group(*verdicts, index=index))
+        rows += [
+            {
+                "problem_id": str(index),
+                "sample": sample,
+                "problem": {},
+                "status": verdict.status.value,
+                "reward": verdict.reward,
+                "answer": None,
+                "finish_reason": "stop",
+                "num_tokens": 3,
+            }
+            for sample, verdict in enumerate(verdicts)
+        ]
+    result = pass_rate(groups, num_samples)
+    expected = figures(rows, num_samples)
+    assert (result.pass_at_1, result.low, result.high) == pytest.approx(
+        tuple(expected["avg"][key] for key in ("value", "low", "high"))
+    )
+    assert result.num_left_out == expected["num_left_out"]
+    assert result.statuses == expected["statuses"]
+
+
+def test_the_best_evaluation_has_the_highest_lower_end() -> None:
+    tracker = EvalTracker(patience=2)
+    lows = [0.9, 0.2, 0.3, 0.3, None, 0.25]  # step 0 is the model that training began with
+    assert [tracker.update(step, low) for step, low in enumerate(lows)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert (tracker.best_step, tracker.best_low) == (2, 0.3)
+    assert tracker.should_stop  # steps 3 and 5 were not better; 4 said nothing
+    assert tracker.update(6, 0.31) and not tracker.should_stop
+
+
+def test_without_patience_nothing_stops() -> None:
+    tracker = EvalTracker()
+    for step in range(1, 50):
+        tracker.update(step, 1 / step)
+    assert tracker.num_stale == 48 and not tracker.should_stop
 
 
 async def test_evaluate_keeps_problem_order_and_raises_what_sampling_raises() -> None:

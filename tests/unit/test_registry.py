@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ def make(word="yes", other=None): return lambda problem, completion: completion 
 def make_bad(): return 3
 def broken_factory(): raise RuntimeError("no licence")
 def too_few(problem): return True
+def for_trl(completions, solution, **kwargs): return [1.0]
+def for_verl(data_source, solution_str, ground_truth, extra_info=None): return 1.0
+def for_openrlhf(queries, prompts, labels): return [1.0]
 
 class Sync:
     name = "sync-name"
@@ -52,6 +56,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "mine.py"
     path.write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     return path
 
 
@@ -63,6 +68,22 @@ def test_a_built_in_is_found_by_name() -> None:
     assert {"number", "reasoning_gym"} <= registered().keys()
 
 
+def test_an_installed_package_registers_names(file: Path) -> None:
+    sys.path.append(str(file.parent))
+    (file.parent / "chess_rules.py").write_text(SOURCE)
+    info = file.parent / "chess_rules-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: chess-rules\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[rlvr.verifiers]\nchess = chess_rules:Sync\nnumber = chess_rules:plain\n"
+    )
+    assert load("chess", threshold=1).verify(PROBLEM, "e4") is True
+    assert registered()["chess"] == "chess_rules:Sync"
+    assert load("number").name == "number"  # a built-in cannot be taken over
+    with pytest.raises(VerifierLoadError, match="did you mean 'chess'"):
+        load("ches")
+
+
 def test_a_module_attribute(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     file.rename(file.with_name("importable_verifiers.py"))
     monkeypatch.syspath_prepend(str(file.parent))
@@ -72,6 +93,14 @@ def test_a_module_attribute(monkeypatch: pytest.MonkeyPatch, file: Path) -> None
 @pytest.mark.parametrize("spec", ["mine.py:plain", "./mine.py:plain"])
 def test_a_relative_file_becomes_absolute_for_other_processes(file: Path, spec: str) -> None:
     assert load(spec).spec == f"{file}:plain"
+
+
+def test_a_file_may_import_what_lies_beside_it(file: Path) -> None:
+    (file.parent / "beside_it.py").write_text("GOLD = 'yes'")
+    (file.parent / "uses.py").write_text(
+        "from beside_it import GOLD\ndef f(problem, completion): return completion == GOLD"
+    )
+    assert load("uses.py:f").verify(PROBLEM, "yes") is True
 
 
 def test_params_go_to_the_function_the_class_or_the_factory(file: Path) -> None:
@@ -104,7 +133,11 @@ def test_forms_are_told_apart(file: Path) -> None:
         ("mine:plain", {}, ["No module named 'mine'", "write mine.py:"]),
         ("mine.py:", {}, ["not a name, module:attr, or path/to/file.py:attr"]),
         (":f", {}, ["not a name"]),
+        ("builtins:str", {}, ["no Python code"]),
         ("mine.py:too_few", {}, ["too_few", "problem"]),
+        ("mine.py:for_trl", {}, ["reward function for trl", "trl:mine.py:for_trl"]),
+        ("mine.py:for_verl", {}, ["reward function for verl", "verl:mine.py:for_verl"]),
+        ("mine.py:for_openrlhf", {}, ["openrlhf:mine.py:for_openrlhf"]),
         ("mine.py:WrongSignature", {}, ["cannot be called with (problem, completion)"]),
         ("mine.py:NoVerify", {}, ["cannot be called with (problem, completion)"]),
         ("mine.py:make_bad", {}, ["cannot be called with (problem, completion)"]),
@@ -115,6 +148,7 @@ def test_forms_are_told_apart(file: Path) -> None:
         ("mine.py:ready", {"threshold": 1}, ["takes no parameters"]),
         ("raises.py:f", {}, ["cannot be imported", "ZeroDivisionError: division by zero"]),
         ("syntax.py:f", {}, ["cannot be imported", "SyntaxError"]),
+        ("exits.py:f", {}, ["cannot be imported", "SystemExit: 3"]),
     ],
 )
 def test_what_cannot_be_loaded_says_why(
@@ -122,6 +156,7 @@ def test_what_cannot_be_loaded_says_why(
 ) -> None:
     (file.parent / "raises.py").write_text("1 / 0")
     (file.parent / "syntax.py").write_text("def f(:")
+    (file.parent / "exits.py").write_text("raise SystemExit(3)")
     with pytest.raises(VerifierLoadError) as caught:
         load(spec, **params)
     for word in words:

@@ -295,3 +295,21 @@ asyncio.run(Runner(timeout_s=600).judge(verifier, problem, "hang"))
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(worker)
+
+
+async def test_a_verifier_that_asks_for_more_time_gets_it(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import asyncio\n"
+        "class Slow:\n"
+        "    timeout_s = 60\n"
+        "    async def verify(self, problem, completion):\n"
+        "        await asyncio.sleep(0.4)\n"
+        "        return True\n"
+        "class Hasty(Slow):\n"
+        "    timeout_s = 0.01\n"
+    )
+    async with Runner(timeout_s=0.2, max_retries=0) as runner:
+        slow = await runner.judge(load(f"{tmp_path}/slow.py:Slow"), PROBLEM, "")
+        hasty = await runner.judge(load(f"{tmp_path}/slow.py:Hasty"), PROBLEM, "")
+    assert slow.status is Status.CORRECT
+    assert "deadline of 0.2 s" in hasty.detail["reason"]

@@ -1,0 +1,441 @@
+r"""Finding the answer that a completion settles on. The order is in docs/math_verifier.md.
+
+*Claims* say outright which answer is final: `\boxed{}`, "final answer is", `####`, `<answer>`. The
+last claim in the text counts. Without one, the last "answer is", "Answer:" or "A:" counts, then a
+completion that is nothing but an answer, then the last formula of the last paragraph (only for
+golds that are no plain number) or the last number (only where the data set allows it).
+
+A claim gives one or more *candidates*, from the whole sentence down to the number in it: the first
+one that can be read is the answer. Which one that is never depends on the gold's value, only on
+its kind.
+"""
+
+# ruff: noqa: RUF001
+# Characters that look like ASCII ones are what models write, and what this file reads.
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from verifiers.mathematics.answer import read, words
+from verifiers.mathematics.clean import balanced_end, undress
+from verifiers.mathematics.expr import MAX_CHARS, TooLarge, walk
+from verifiers.mathematics.parse import FUNCTION_NAMES
+from verifiers.mathematics.units import find_unit, is_symbol
+
+MAX_TEXT_CHARS = 100_000
+"""Longest completion that is searched; of longer ones the end. No model writes
+so much after its answer."""
+MAX_BOXES = 20
+"""More different boxes than this are a spray, wherever they stand."""
+MAX_CLAIMS = 40
+"""So many claims of a kind are looked at, from the end."""
+MAX_JOINED_CHARS = 40
+"""Longest text between two boxes that can be a connector: `}$ and $\\boxed{`."""
+MAX_BARE_CHARS = 300
+"""Longest completion that may be nothing but an answer."""
+MAX_NUMBER_SEARCH_CHARS = 20_000
+"""The last number is looked for in so many characters at the end."""
+MAX_BARE_WORDS = 6
+"""The same for golds that are words."""
+MAX_TAIL_CHARS = 160
+"""A formula or number further from the end of the last paragraph is not where the text settles."""
+
+
+class Kind(NamedTuple):
+    """What kind of gold is looked for."""
+
+    number: bool = False
+    """One rational number."""
+    text: bool = False
+    """Words or a multiple-choice letter."""
+    several: bool = False
+    """A list, set or plus-minus: several boxes may give one element each."""
+
+
+class Found(NamedTuple):
+    rule: str
+    candidates: tuple[str, ...]
+    """Texts to try, the most complete first."""
+
+
+_STOP = re.compile(
+    r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|eos|user)\|>|</s>"
+    r"|\n[ \t]*(?:Question|Problem|Q|User|Human|Instruction)\s?:"
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s?(?:(\{)|([0-9A-Za-z]))")
+_CONNECTOR = re.compile(
+    r"(?:\s|[$,;&.*~]|\\[()\[\],;!: ]|\\(?:quad|qquad)|\\text\s?\{\s?(?:and|or)\s?,?\s?\}|and|or"
+    r"|(?:\\?text\{)?[a-z]\s?=)*"
+)
+_FINAL = re.compile(
+    r"(?<![A-Za-z])final\s{1,4}answers?\b[\s*_]{0,9}(?:\([^()\n]{0,60}\)[\s*_]{0,9})?"
+    r"(?::|=|is\b|are\b|(?=\n))",
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"####[ \t]*([^\n#]{1,300})")
+_TAG = re.compile(r"<\s?answer\s?>(.*?)(?:<\s?/\s?answer\s?>|\Z)", re.IGNORECASE | re.DOTALL)
+_ANSWER = re.compile(
+    r"(?<![A-Za-z])answers?\b[\s*_]{0,9}"
+    r"(?:(?:\([^()\n]{0,60}\)|(?:to|for|of)\s(?:the|this|your)\s[a-z ]{1,30})[\s*_]{0,9})?"
+    r"(?::|=|is\b|are\b|would be\b|will be\b|must be\b|should be\b)"
+    r"|(?:(?<=#\s)|(?<=#\sThe\s))answer[ \t]{0,9}\n",
+    re.IGNORECASE,
+)
+_A = re.compile(r"(?:^|\n)[ \t*_]{0,9}A:")
+_OPTION = re.compile(r"\b(?:correct|right|best)\s(?:option|choice)\s(?:is\b|:)", re.IGNORECASE)
+_FILLER = re.compile(
+    r"(?:(?:approximately|about|roughly|simply|just|therefore|thus|then|indeed|equal to|given by"
+    r"|that|exactly|clearly|also|option|choice|[:>=]|->|\\approx|≈)\s*)+",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s+[A-Z(\\$*<]|\s*$|\s*\n)|\n|\.?\s*<\||\.\s")
+_SPAN = re.compile(
+    r"\$\$(?P<a>[^$]{1,2000}?)\$\$|\\\[(?P<b>(?:(?!\\\[).){1,2000}?)\\\]"
+    r"|\\\((?P<c>(?:(?!\\\().){1,2000}?)\\\)"
+    r"|(?<!\\)\$(?P<d>[^$\n]{1,2000}?)(?<!\\)\$",
+    re.DOTALL,
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
+_MARKUP = re.compile(r"\*\*(?![0-9(])|(?<![0-9A-Za-z)])\*\*|(?<!\S)__|__(?!\S)|`")
+_LATEX_WORD = re.compile(
+    r"\\(?:text|mathrm|mbox|textbf|operatorname|mathbf)\s?\{[^{}]*\}|\\begin\{[a-z]*\}(?:\{[clr|]*\})?"
+    r"|\\end\{[a-z]*\}|\\[A-Za-z]+"
+)
+_LETTERS = re.compile(r"[A-Za-z]{2,}")
+_STOP_WORDS_TEXT = """
+a an the is are was be of to in on at by for from with as it he she we they so if not no than
+then this that each more less left per all has had his her its out up but
+"""
+_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
+_PLAIN = frozenset(
+    (
+        "and",
+        "or",
+        "pi",
+        "sqrt",
+        "infinity",
+        "inf",
+        "oo",
+        "nan",
+        "degrees",
+        "degree",
+        "percent",
+        "percentage",
+        "pct",
+    )
+)
+_NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z)\]}%$])[-−–+]\s?)?(?:\\?[$€£¥]\s?)?(?:(?<![0-9A-Za-z)\]}])-)?"
+    r"(?<![0-9A-Za-z_^\\.])(?<![0-9]\.)(?<![0-9],)(?<!\^\{)(?<!_\{)"
+    r"(?:\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\}"
+    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)?(?:\.[0-9]+)?"
+    r"(?:[eE][-+]?[0-9]+)?(?:\s[0-9]+/[0-9]+(?![0-9/])|\s?/\s?[0-9]+(?![0-9/])|\s?\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\})?)"
+    r"(?:\s?\\?%)?"
+)
+_ARITHMETIC = ("+", "-", "*", "/", "=", "×", "÷", "−", "times", "cdot", "div", "approx")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+
+
+def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
+    """Where the completion settles; null if nowhere.
+
+    Args:
+        last_number: whether the last number may be taken where nothing else is found.
+    """
+    text = _settled_part(completion)
+    if text is None:
+        return None
+    claim = _last_claim(text, kind)
+    if claim is not None:
+        return claim if claim.candidates else None
+    for start in _answer_starts(text):
+        candidates = _claimed(text, start, kind)
+        if candidates:
+            return Found("answer is", candidates)
+    bare = undress(text)
+    if bare and len(bare) <= MAX_BARE_CHARS and _is_answer(bare):
+        return Found("bare", (bare,))
+    if kind.text and bare and len(bare.split()) <= MAX_BARE_WORDS and "\n" not in bare:
+        return Found("bare", (bare, *(span for span in map(_inside, _SPAN.finditer(bare)))))
+    formula = _last_formula(text, kind)
+    number = _last_number(text) if last_number else None
+    if formula is not None and (not last_number or number is None or number[0] < formula[0]):
+        return formula[1]
+    return None if number is None else number[1]
+
+
+def gold_text(answer: str) -> str:
+    r"""The answer in a gold, which may be a whole solution: `... #### 18`, `\boxed{18}`."""
+    if "\\boxed" in answer or "\\fbox" in answer or "####" in answer:
+        claim = _last_claim(answer, Kind(several=True))
+        if claim is not None and claim.candidates:
+            return claim.candidates[0]
+    if len(answer) > MAX_BARE_CHARS:
+        found = extract(answer, Kind(), last_number=False)
+        if found is not None:
+            return found.candidates[0]
+    return answer
+
+
+def _settled_part(completion: str) -> str | None:
+    """What follows the reasoning and precedes whatever a runaway model made up next."""
+    text = completion[-MAX_TEXT_CHARS:]
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    elif "<think>" in text:
+        return None
+    text = text.strip()
+    stop = next((match for match in _STOP.finditer(text) if text[: match.start()].strip()), None)
+    return text if stop is None else text[: stop.start()]
+
+
+# Claims
+
+
+def _last_claim(text: str, kind: Kind) -> Found | None:
+    """The last outright claim. Without candidates: boxes that contradict each other."""
+    claims: list[tuple[int, Found]] = []
+    boxed = _boxed(text, kind)
+    if boxed is not None:
+        claims.append(boxed)
+    folded = text.lower()
+    for start in _last_ends(_FINAL, text, folded, "final"):
+        candidates = _claimed(text, start, kind)
+        if candidates:
+            claims.append((start, Found("final answer", candidates)))
+            break
+    for match in _last_few(_HASHES, text) if "####" in text else ():
+        content = _MARKUP.sub("", match[1]).strip()
+        if _is_answer(content) or (kind.text and len(content.split()) <= 3):
+            claims.append((match.start(), Found("hashes", (content,))))
+            break
+    for match in _last_few(_TAG, text) if "<answer" in folded or "< answer" in folded else ():
+        content = match[1].strip()
+        if content and "\\boxed" not in content:
+            inner = _claimed(content, 0, kind)
+            claims.append((match.start(), Found("answer tag", (content, *inner))))
+            break
+    return max(claims, key=lambda claim: claim[0])[1] if claims else None
+
+
+def _boxed(text: str, kind: Kind) -> tuple[int, Found] | None:
+    boxes = list(_boxes(text)) if "\\boxed" in text or "\\fbox" in text else []
+    if not boxes:
+        return None
+    run = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        between = text[box[1] : run[0][0]]
+        if len(between) > MAX_JOINED_CHARS or _CONNECTOR.fullmatch(between) is None:
+            break
+        run.insert(0, box)
+    contents = [content for _, _, content in run]
+    different = {"".join(content.split()) for content in contents}
+    position = run[-1][0]
+    if len({"".join(box[2].split()) for box in boxes}) > MAX_BOXES:
+        return position, Found("boxes contradict", ())
+    if len(different) == 1:
+        return position, Found("boxed", (contents[-1],))
+    if not kind.several:
+        return position, Found("boxes contradict", ())
+    return position, Found("boxed list", (", ".join(contents),))
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and content of each top-level, non-empty box."""
+    at = 0
+    for match in reversed(_last_few(_BOX, text)):
+        if match.start() < at:
+            continue
+        at = match.end()
+        if match[2] is not None:
+            yield match.start(), at, match[2]
+            continue
+        rest = text[at : at + 2 * MAX_CHARS]
+        end = balanced_end(rest, 0)
+        if end is None:  # unclosed: the rest of the formula, or of the line
+            content = re.split(r"\n|\$|\\[)\]]", rest, maxsplit=1)[0]
+            at += len(content)
+        else:
+            at += end + 1
+            content = rest[:end]
+        nested = _BOX.search(content)
+        if nested is not None and nested[1] and content.endswith("}"):
+            content = content[nested.end() : -1]
+        if content.strip(" ~\n\t$"):
+            yield match.start(), at, content
+
+
+def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
+    """Candidates in the sentence that begins at `start`; none if it states no answer."""
+    rest = text[start : start + 4 * MAX_CHARS].lstrip()
+    rest = _FILLER.sub("", rest, count=1) if _FILLER.match(rest) else rest
+    rest = rest.lstrip(" \t\n*_:")
+    candidates: list[str] = []
+    span = _SPAN.match(rest)
+    end = _sentence_end(rest, span.end() if span else 0)
+    sentence = _MARKUP.sub("", rest[:end]).strip().rstrip("!")
+    if _is_answer(sentence):
+        candidates.append(sentence)
+    elif span is not None:
+        inner = _inside(span)
+        after = rest[span.end() : end].strip().split(" ")[0]
+        if find_unit(after.strip(".,")) is not None or after.strip(".,") in ("percent", "%"):
+            candidates.append(f"{inner} {after}")
+        candidates.append(inner)
+    if kind.text:
+        bold = _BOLD.match(rest)
+        candidates.extend([*([bold[1]] if bold else []), sentence, sentence.split(",")[0]])
+        return tuple(candidate for candidate in candidates if candidate)
+    if kind.number and not candidates:
+        number = _claimed_number(sentence)
+        if number is not None:
+            candidates.append(number)
+    if not candidates:
+        spans = list(_SPAN.finditer(rest[:end]))
+        if spans and _is_answer(_inside(spans[-1])):
+            candidates.append(_inside(spans[-1]))
+        elif (
+            head := re.split(r",\s|\s(?:because|since|for|when|if|as|which)\s|\s\(", sentence)[0]
+        ) and (_is_answer(head)):
+            candidates.append(head)
+    if not candidates and sentence and not rest[end:].strip(" .$*\n") and not _numbers(sentence):
+        candidates.append(sentence)  # it is what the text ends in, and it is no such answer
+    return tuple(candidates)
+
+
+def _answer_starts(text: str) -> list[int]:
+    """Where what "answer is" and the like announce begins, last first."""
+    folded = text.lower()
+    starts = _last_ends(_ANSWER, text, folded, "answer")
+    if "a:" in folded:
+        starts.extend(match.end() for match in _last_few(_A, text))
+    if "option" in folded or "choice" in folded:
+        starts.extend(match.end() for match in _last_few(_OPTION, text))
+    return sorted(starts, reverse=True)[:MAX_CLAIMS]
+
+
+def _last_ends(pattern: re.Pattern[str], text: str, folded: str, word: str) -> list[int]:
+    """Ends of the last `MAX_CLAIMS` matches, last first. All of them begin with `word`, which is
+    found much faster than the pattern."""
+    ends: list[int] = []
+    at = folded.rfind(word)
+    for _ in range(10 * MAX_CLAIMS):
+        if at < 0 or len(ends) == MAX_CLAIMS:
+            break
+        match = pattern.match(text, at)
+        if match is not None:
+            ends.append(match.end())
+        at = folded.rfind(word, 0, at)
+    return ends
+
+
+def _last_few(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """The last `MAX_CLAIMS` matches, last first."""
+    return list(reversed(deque(pattern.finditer(text), MAX_CLAIMS)))
+
+
+def _sentence_end(text: str, start: int) -> int:
+    """Where the sentence ends; formulas are not cut."""
+    at = start
+    spans = [span.span() for span in _SPAN.finditer(text)]
+    while (match := _SENTENCE_END.search(text, at)) is not None:
+        inside = [end for begin, end in spans if begin < match.start() < end]
+        if not inside:
+            return match.start()
+        at = inside[0]
+    return len(text)
+
+
+def _claimed_number(sentence: str) -> str | None:
+    """The number in a sentence that states one: the one it begins with, the one after its last
+    equals sign, else its last one."""
+    numbers = _numbers(sentence)
+    if not numbers:
+        return None
+    before, after = sentence[: numbers[0].start()], sentence[numbers[0].end() :].lstrip(" $)}\\")
+    if before.strip(" $*_\\(") == "" and not after.startswith(_ARITHMETIC):
+        return numbers[0][0]
+    _, equals, right = sentence.rpartition("=")
+    after = _numbers(right) if equals else []
+    return after[0][0] if after else numbers[-1][0]
+
+
+# Without a claim
+
+
+def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
+    """The last formula with its end, if it stands near the end of the text."""
+    for span in _last_few(_SPAN, text)[:1]:
+        inner = _inside(span)
+        if len(text) - span.end() <= MAX_TAIL_CHARS and (_is_answer(inner) or kind.text):
+            return span.end(), Found("last formula", (inner,))
+    return None
+
+
+def _last_number(text: str) -> tuple[int, Found] | None:
+    """The last number with its start."""
+    last_digit = max(map(text.rfind, "0123456789"))
+    for num_chars in (100, MAX_NUMBER_SEARCH_CHARS) if last_digit >= 0 else ():
+        numbers = _numbers(text, max(0, last_digit - num_chars))
+        if numbers:
+            return numbers[-1].start(), Found("last number", (numbers[-1][0],))
+    return None
+
+
+def _numbers(text: str, start: int = 0) -> list[re.Match[str]]:
+    """The numbers of a text that stand for themselves: not exponents, `2x`, `1st`, `x_2`."""
+    found: list[re.Match[str]] = []
+    for match in _NUMBER.finditer(text, start):
+        if not any(char.isdigit() for char in match[0]):
+            continue
+        rest = text[match.end() : match.end() + 12]
+        if rest.lstrip()[:1] == "^" or rest[:1] == "_" or _ORDINAL.match(rest):
+            continue
+        letters = re.match(r"[A-Za-z]+", rest)
+        if letters and not is_symbol(letters[0]) and len(letters[0]) < 3:
+            continue
+        found.append(match)
+    return found
+
+
+def _inside(span: re.Match[str]) -> str:
+    return next(group for group in span.groups() if group is not None)
+
+
+def _is_answer(text: str) -> bool:
+    """Whether a text reads as an expression with at most a unit, and not as prose."""
+    if not text or len(text) > MAX_CHARS or _is_prose(text):
+        return False
+    try:
+        expr = read(text, letter_units=True).expr
+    except TooLarge:
+        return True  # it is one; that it cannot be judged is for the verdict to say
+    return expr is not None and not any(
+        node.head == "sym" and len(words(node.data)) > 3 and node.data[0] != "\\"
+        for node in walk(expr)
+    )
+
+
+def _is_prose(text: str) -> bool:
+    """Whether words other than functions, units and connectors stand in it."""
+    plain = _LATEX_WORD.sub(" ", text)
+    found = [
+        word
+        for word in _LETTERS.findall(plain)
+        if word.lower() not in _PLAIN
+        and word not in FUNCTION_NAMES
+        and find_unit(word) is None
+        and word.lower() not in ("per", "square", "sq", "cubic")
+    ]
+    if len(found) > 1 or any(word.lower() in _STOP_WORDS for word in found):
+        return True
+    return any(len(word) > 3 for word in found) and not _ends_in_noun(plain)
+
+
+def _ends_in_noun(text: str) -> bool:
+    """A number and one word: `12 eggs`."""
+    return re.fullmatch(r"\W*[0-9][0-9.,/]*\s?\\?%?\s?[A-Za-z]+\W*", text) is not None
