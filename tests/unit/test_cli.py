@@ -93,7 +93,6 @@ def test_bad_input_is_one_clear_paragraph(
 ) -> None:
     folder = recipe.parent
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (folder / "empty.jsonl").write_text("")
     (folder / "broken.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n')
     (folder / "field.jsonl").write_text('{"prompt": "a"}\n')
