@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from rlvr.results import FORMAT, REPORT, ResultsFolder, open_results
 from rlvr.sampling import Sampling
 from rlvr.scoring import Scorer, verifier_params
 from rlvr.types import Problem
+
+JUDGING_PACKAGES = ("sympy", "math-verify", "reasoning-gym")
+"""Packages that verifiers judge with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class Benchmark:
             temperature=config.temperature,
             top_p=config.top_p,
             stop=config.stop,
+            logprobs=False,
         )
 
     def identity(self, model: Model) -> dict[str, Any]:
@@ -325,9 +330,14 @@ def _warn_of_errors(name: str, results: ResultsFolder, note: Callable[[str], Non
 
 
 def _versions(seed: int, name: str) -> dict[str, Any]:
+    """Of what sampled and what judged."""
     from rlvr.launch import environment
 
-    return environment(seed, name)
+    found = environment(seed, name)
+    for package in JUDGING_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found["versions"][package] = version(package)
+    return found
 
 
 def _write_report(output: Path) -> None:

@@ -145,7 +145,8 @@ class _Bars:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:  # where it never started, stopping prints an empty line
+            self._progress.stop()
 
     def note(self, text: str) -> None:
         self._console.print(f"rlvr: {text}", soft_wrap=True, markup=False, highlight=False)

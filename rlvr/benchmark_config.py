@@ -55,6 +55,7 @@ ALIASES = {
 """Other names of a key on the command line: short ones, and those that recipes have."""
 _SAMPLING = {"max_tokens", "temperature", "stop", "group_size", "top_p", "top_k"}
 """Keys of `[rollout]` that a benchmark has at its top level, or not at all."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ONLY_RECIPES = set(RunConfig.model_fields) - {"seed", "model", "data", "rollout", "scoring"}
 
 
@@ -74,6 +75,8 @@ class EndpointConfig(Section):
 
     concurrency: Positive = 64
     """Requests in flight."""
+    requests_per_minute: Positive | None = None
+    """Requests begun in a minute, evenly spaced; null for no limit but the server's."""
     timeout_s: PositiveFloat = 600.0
     """For one answer, from the request to its last byte."""
     max_retries: NonNegative = 8
@@ -158,7 +161,7 @@ def load_benchmark(name: str, overrides: Iterable[str] = ()) -> tuple[str, Bench
 
     Args:
         name: a shipped benchmark, `reasoning_gym:<task>`, a TOML file (of a benchmark, or a recipe,
-            whose held-out data counts), a shipped recipe, or a data file.
+            whose held-out data counts), a shipped recipe, a data file, or a data set's hub id.
 
     Raises:
         ConfigError: it is none of these (the nearest is suggested), or its settings are wrong.
@@ -187,14 +190,14 @@ def _find(name: str) -> tuple[str, dict[str, Any]]:
     if name.startswith(REASONING_GYM):
         return name, _reasoning_gym(name.removeprefix(REASONING_GYM))
     path = Path(name).expanduser()
-    if name.endswith(".toml") and path.is_file():
+    if name.endswith(".toml"):
         values = _read_toml(path)
         return path.stem, _of_recipe(name) if values.keys() & _ONLY_RECIPES else values
     if name.lower().endswith((*JSONL_SUFFIXES, ".parquet")):
         if not path.is_file():
             raise ConfigError(f"benchmark {name!r}: there is no such data file")
         return path.name.partition(".")[0], {"data": {"path": name}}
-    if path.is_dir():
+    if path.is_dir() or _HUB_ID.fullmatch(name):
         return path.name, {"data": {"path": name}}
     known = [*dict.fromkeys([*shipped, *recipes]), f"{REASONING_GYM}<task>"]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -208,6 +211,8 @@ def _find(name: str) -> tuple[str, dict[str, Any]]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"benchmark {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ def verifier_identity(
 ) -> dict[str, Any]:
     """Name, parameters and version of the verifiers that judge these problems.
 
-    The version is a hash of the code: the verifier's module and the modules of the same package
-    that it imports, without comments and layout. What other packages do is in `versions`.
+    The version is a hash of the code: the verifier's module, the modules of the same package that
+    it imports, and those beside them in a sub-package, without comments and layout. What other
+    packages do is in `versions`.
     """
     names = sorted({problem.verifier for problem in problems})
     used = {name: dict(params.get(name, {})) for name in names}
@@ -90,7 +91,7 @@ def _component_specs(params: Mapping[str, Any]) -> list[str]:
 
 
 def _source(spec: str) -> list[list[str]]:
-    """[name, code] of a verifier's module and of what it imports from its own package."""
+    """[name, code] of a verifier's module, and of what it imports from its own package."""
     location = spec.rpartition(":")[0]
     if location.endswith(".py"):
         return [[Path(location).name, _code(Path(location))]]
@@ -104,22 +105,28 @@ def _source(spec: str) -> list[list[str]]:
             continue
         found[name] = _code(path)
         waiting += [each for each in _imports(path, name) if each.partition(".")[0] == package]
+        if name.count(".") > 1:  # of a sub-package all: some start their own modules by name
+            waiting += [
+                f"{name.rpartition('.')[0]}.{file.stem}" for file in path.parent.glob("*.py")
+            ]
     return sorted([name, code] for name, code in found.items())
 
 
 def _module_file(name: str) -> Path | None:
-    """The source of a module; null for a name inside a module, and for compiled code."""
-    from importlib.util import find_spec
-
-    parent = name.rpartition(".")[0]
-    if parent and parent in sys.modules and not vars(sys.modules[parent]).get("__path__"):
-        return None  # an attribute of a module that is no package
+    """The source of a module, found without importing it (some are heavy); null for a name inside a
+    module, and for compiled code."""
+    top, *below = name.split(".")
     try:
-        spec = find_spec(name)
-    except ModuleNotFoundError:
+        spec = find_spec(top)
+    except ValueError:  # of `__main__`, which has none
         return None
-    path = Path(spec.origin) if spec and spec.origin else None
-    return path if path and path.suffix == ".py" else None
+    if spec is None:
+        return None
+    files = [Path(spec.origin)] if spec.origin and not below else []
+    if below:
+        bases = [Path(folder, *below) for folder in spec.submodule_search_locations or ()]
+        files = [file for base in bases for file in (Path(f"{base}.py"), base / "__init__.py")]
+    return next((file for file in files if file.suffix == ".py" and file.is_file()), None)
 
 
 def _imports(path: Path, name: str) -> set[str]:

@@ -290,7 +290,7 @@ async def rollout_workers(
 
     init_ray()
     try:
-        per_worker, _ = gpu_shares(config, num_gpus())
+        per_worker, _ = gpu_shares(config, num_gpus(), with_learner=False)
         pool = _make_pool(config, model_dir, run_dir, per_worker, keep)
         await pool.start()
         yield pool
@@ -357,8 +357,13 @@ def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def gpu_shares(config: RunConfig, available: int) -> tuple[float, float]:
+def gpu_shares(
+    config: RunConfig, available: int, *, with_learner: bool = True
+) -> tuple[float, float]:
     """GPUs that each rollout worker and each learner rank asks Ray for.
+
+    Args:
+        with_learner: Whether there is one; evaluation has only rollout workers.
 
     Raises:
         ConfigError: when the configuration needs more GPUs than there are.
@@ -366,16 +371,17 @@ def gpu_shares(config: RunConfig, available: int) -> tuple[float, float]:
     if config.learner.device == "cpu" or (config.learner.device == "auto" and available == 0):
         return 0.0, 0.0
     rollout = config.rollout
-    if config.weights.backend == "ipc":  # learner and worker share each GPU
+    if config.weights.backend == "ipc" and with_learner:  # learner and worker share each GPU
         per_worker, per_rank = rollout.tensor_parallel_size / 2, 0.5
     else:
         per_worker, per_rank = float(rollout.tensor_parallel_size), 1.0
-    needed = rollout.num_workers * per_worker + config.learner.num_ranks * per_rank
+    ranks = config.learner.num_ranks if with_learner else 0
+    needed = rollout.num_workers * per_worker + ranks * per_rank
     if needed > available:
+        learner = f", and learner.num_ranks {ranks}" if ranks else ""
         raise ConfigError(
             f"this run needs {needed:g} GPUs (rollout.num_workers {rollout.num_workers} x "
-            f"tensor_parallel_size {rollout.tensor_parallel_size}, and learner.num_ranks "
-            f"{config.learner.num_ranks}), but Ray sees {available}; ask for fewer, "
+            f"tensor_parallel_size {rollout.tensor_parallel_size}{learner}), but Ray sees {available}; ask for fewer, "
             f'or set learner.device = "cpu"'
         )
     return per_worker, per_rank

@@ -155,6 +155,9 @@ class ScoringConfig(Section):
     """Async verdicts in flight."""
     worker_memory_mb: NonNegative = 8192
     """Most memory of one process for sync verifiers, in MiB; 0 for no limit."""
+    probe_every: NonNegative = 20
+    """Steps between two looks at whether the verifier still tells right from wrong on what the
+    policy writes now (docs/workbench.md); 0 for none. A look costs about 24 verdicts."""
     max_error_fraction: Fraction = 0.5
     """Stop the run when more than this share of a step's verdicts are `error`."""
 

@@ -62,6 +62,7 @@ class Endpoint:
         self._config = config
         self._slots = asyncio.Semaphore(config.concurrency)
         self._not_before = 0.0
+        self._next_at = 0.0
         self._has_answered = False
         key = os.environ.get(config.api_key_env)
         self._client = httpx.AsyncClient(
@@ -130,8 +131,7 @@ class Endpoint:
         while True:
             try:
                 async with self._slots:
-                    while (wait_s := self._not_before - time.monotonic()) > 0:
-                        await asyncio.sleep(wait_s)
+                    await self._turn()
                     return await self._send(path, body)
             except _Later as later:
                 attempt += 1
@@ -148,6 +148,15 @@ class Endpoint:
                     logger.info("endpoint asks for %g s of patience", pause_s)
                 # Jitter, or all that failed together would come back together.
                 await asyncio.sleep(pause_s * random.uniform(1.0, 1.25))
+
+    async def _turn(self) -> None:
+        """Wait while the server asks for a pause, and for `requests_per_minute`."""
+        while (wait_s := self._not_before - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        if self._config.requests_per_minute is not None:
+            at = max(time.monotonic(), self._next_at)
+            self._next_at = at + 60 / self._config.requests_per_minute
+            await asyncio.sleep(at - time.monotonic())
 
     def _retries_of(self, failure: _Later) -> int:
         """A server that is busy, or that has worked before, gets all its chances; one that never

@@ -88,6 +88,11 @@ class Alarm:
     evidence: dict[str, Any] = field(default_factory=dict)
     """An example or two. JSON-able, small."""
 
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name} {value!r}"[:160] for name, value in self.evidence.items())
+        example = f" (for example: {shown})" if shown else ""
+        return f"reward hacking? {self.kind}: {self.message}{example}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -147,13 +152,17 @@ class HackingMonitor:
         self._held_out.append(_HeldOut(step=step, pass_at_1=pass_at_1, std_error=error))
         return tuple(self._alarms(step))
 
-    def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Catch up with a resumed run from its logged rows (`rlvr.metrics.read_metrics`)."""
+    def replay(
+        self, rows: Iterable[Mapping[str, Any]], alarms: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Catch up with a resumed run from its logged rows (`rlvr.metrics.read_metrics`) and the
+        alarms that were raised, which are not raised again at once."""
         for row in rows:
             if row.get("reward/mean") is not None:
                 self._remember(row["step"], row)
             figures = (row.get(f"eval/{name}") for name in ("pass_at_1", "low", "high"))
             self.observe_evaluation(row["step"], *figures)
+        self._raised = {alarm["kind"]: alarm["step"] for alarm in alarms}
 
     def _remember(self, step: int, row: Mapping[str, Any]) -> None:
         if row.get("reward/mean") is None:

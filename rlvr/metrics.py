@@ -23,16 +23,19 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, get_args
 
+from rlvr import hacking
 from rlvr.advantages import GroupKind, group_kind, zero_variance
 from rlvr.config import MetricsConfig
 from rlvr.errors import CheckpointError
 from rlvr.evaluate import PassRate
 from rlvr.trackers import open_trackers
 from rlvr.types import Group, Status, Verdict
+from rlvr.workbench import live
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+ALARMS_FILE = "alarms.jsonl"
 
 PHASES = {
     "rollout": "Waiting for sampled and judged groups.",
@@ -137,6 +140,7 @@ METRICS: dict[str, Metric] = {
     "eval/length_mean": Metric("tokens", "Mean completion length in evaluation."),
     "eval/truncated": Metric("fraction", "Completions that ran into the length limit."),
     "metrics/non_finite": Metric("1", "Values in this line that were NaN or infinite: now null."),
+    **{name: Metric(*row) for name, row in (hacking.METRICS | live.METRICS).items()},
 }
 """Every metric there is. Names are `<subject>/<figure>`; seconds end in `_s`."""
 
@@ -325,9 +329,19 @@ class MetricsWriter:
         }
         self.write(step, {name: value for name, value in figures.items() if value is not None})
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """Rows of the run's evaluations so far, in order."""
-        return [row for row in read_metrics(self._path.parent) if "eval/n" in row]
+    def rows(self) -> list[dict[str, Any]]:
+        """Everything written so far, one row a step (see `read_metrics`)."""
+        return read_metrics(self._path.parent)
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms raised so far, in order."""
+        path = self._path.with_name(ALARMS_FILE)
+        return [row for _, row in _lines(path)] if path.exists() else []
+
+    def write_alarm(self, alarm: Mapping[str, Any]) -> None:
+        """Append a reward-hacking alarm, with its evidence, to `alarms.jsonl`."""
+        with (self._path.parent / ALARMS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(alarm) + "\n")
 
     def sync(self) -> None:
         """Force all lines to disk; called when a checkpoint is made."""
@@ -336,16 +350,12 @@ class MetricsWriter:
     def truncate_after(self, step: int) -> None:
         """Remove what was written of later steps, and a last line cut short by a crash.
 
-        Called on resume, so that no step appears twice. The file is replaced atomically.
+        Called on resume, so that no step appears twice.
         """
-        kept = [line for line, row in _lines(self._path) if row["step"] <= step]
-        partial = self._path.with_name(f".tmp-{self._path.name}")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
         self._file.close()
-        partial.replace(self._path)
+        for path in (self._path, self._path.with_name(ALARMS_FILE)):
+            if path.exists():
+                _cut(path, step)
         self._file = self._path.open("ab", buffering=0)
         self._last_step = step
         for tracker in self._trackers:
@@ -363,6 +373,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     for _, row in _lines(run_dir / METRICS_FILE):
         rows.setdefault(row["step"], {}).update(row)
     return list(rows.values())
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; the file is replaced atomically."""
+    partial = path.with_name(f".tmp-{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(line for line, row in _lines(path) if row["step"] <= step)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

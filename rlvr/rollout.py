@@ -135,7 +135,7 @@ class RolloutEngine:
             include_stop_str_in_output=True,
             # Without stop strings nothing needs the text while sampling: it is decoded once, below.
             detokenize=bool(sampling.stop),
-            logprobs=0,
+            logprobs=0 if sampling.logprobs else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         await self._open.wait()
@@ -197,7 +197,9 @@ class RolloutEngine:
         return Completion(
             text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
             token_ids=token_ids,
-            logprobs=tuple(
+            logprobs=()
+            if output.logprobs is None
+            else tuple(
                 position[token].logprob
                 for position, token in zip(output.logprobs, token_ids, strict=True)
             ),

@@ -93,7 +93,7 @@ class Scorer:
 
 def make_runner(config: ScoringConfig) -> Runner:
     """A runner with these settings."""
-    return Runner(**config.model_dump(exclude={"max_error_fraction"}))
+    return Runner(**config.model_dump(exclude={"max_error_fraction", "probe_every"}))
 
 
 def load_verifier(name: str, params: Mapping[str, Any]) -> LoadedVerifier:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +21,14 @@ from rlvr.completions_log import CompletionsLog
 from rlvr.config import RunConfig
 from rlvr.display import Display
 from rlvr.evaluate import EvalTracker, PassRate, evaluate
+from rlvr.hacking import Alarm, HackingMonitor
 from rlvr.metrics import MetricsWriter, derived_metrics, group_metrics
 from rlvr.sampling import Sampling
 from rlvr.scoring import Scorer
 from rlvr.shaping import mask_truncated, shape_rewards
 from rlvr.stream import GroupStream, Problems, Sample
 from rlvr.types import Batch, Group, Problem
+from rlvr.workbench.live import LiveProbes
 
 
 class Rollouts(Protocol):
@@ -93,9 +95,13 @@ class Trainer:
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _evaluations: dict[int, PassRate] = field(default_factory=dict, init=False)
     _tracker: EvalTracker = field(init=False)
+    _monitor: HackingMonitor = field(init=False)
+    _probes: LiveProbes = field(init=False)
 
     def __post_init__(self) -> None:
         self._tracker = EvalTracker(self.config.eval.patience)
+        self._monitor = HackingMonitor()
+        self._probes = LiveProbes(self.scorer.verdict, every=self.config.scoring.probe_every)
 
     async def run(self, resume: Checkpoint | None = None) -> Result:
         """Train from the start, or from `resume`, to the last step (or until `stop` is set)."""
@@ -121,7 +127,7 @@ class Trainer:
                     with self._phase("publish"):
                         figures |= await self.learner.publish()
                 self._step += 1
-                self._log(batch, taken.dropped, figures)
+                await self._log(batch, taken.dropped, figures)
                 await self._between_steps(stream)
             best = self._step not in self._evaluations and await self._evaluate()
             return Result(
@@ -203,7 +209,26 @@ class Trainer:
         self.completions.write_evaluation(self._step, groups)
         self.metrics.write_evaluation(self._step, result, self._seconds["eval"])
         self.display.evaluation(self._step, result)
+        self._warn(
+            self._monitor.observe_evaluation(self._step, result.pass_at_1, result.low, result.high)
+        )
         return self._tracker.update(self._step, result.low)
+
+    async def _look_for_hacking(
+        self, groups: Sequence[Group], row: dict[str, float]
+    ) -> dict[str, float]:
+        """Signals that do not come from the verifier's score; alarms are shown and filed."""
+        looks = [self._monitor.observe(self._step, groups, row)]
+        if self.config.scoring.probe_every and self._probes.due(self._step):
+            looks.append(await self._probes.run(self._step, groups))
+        for look in looks:
+            self._warn(look.alarms)
+        return {name: value for look in looks for name, value in look.metrics.items()}
+
+    def _warn(self, alarms: Sequence[Alarm]) -> None:
+        for alarm in alarms:
+            self.display.note(str(alarm))
+            self.metrics.write_alarm(asdict(alarm))
 
     async def _save(self, stream: GroupStream, *, best: bool) -> Path:
         cursor, finished = stream.state()
@@ -225,8 +250,11 @@ class Trainer:
         await self.learner.publish()
         self.metrics.truncate_after(self._step)
         self.completions.truncate_after(self._step)
-        for row in self.metrics.evaluations():
-            self._tracker.update(row["step"], row.get("eval/low"))
+        rows = self.metrics.rows()
+        for row in rows:
+            if "eval/n" in row:
+                self._tracker.update(row["step"], row.get("eval/low"))
+        self._monitor.replay(rows, self.metrics.alarms())
         self.display.start_at(self._step)
         stream.restore(checkpoint.state["stream"], checkpoint.groups)
 
@@ -257,7 +285,7 @@ class Trainer:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def _log(self, batch: Batch, dropped: Sequence[Group], figures: dict[str, float]) -> None:
+    async def _log(self, batch: Batch, dropped: Sequence[Group], figures: dict[str, float]) -> None:
         """Write the step's metrics and completions; `_step` counts it as done already."""
         sampled = [*batch.groups, *dropped]
         row = group_metrics(sampled, version=batch.step) | figures | self.rollouts.take_stats()
@@ -265,6 +293,7 @@ class Trainer:
         row["groups/trained"] = len(batch.groups)
         row["groups/refilled"] = len(dropped)
         row |= derived_metrics(row)
+        row |= await self._look_for_hacking(sampled, row)
         self.metrics.write(self._step, row)
         self.completions.write(self._step, sampled)
         self.display.step(self._step, row)

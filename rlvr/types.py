@@ -65,7 +65,8 @@ class Completion:
     token_ids: tuple[int, ...]
     """[T] Exactly as sampled (never re-tokenised), the end-of-sequence token included."""
     logprobs: tuple[float, ...]
-    """[T] The sampler's log-probability of each token, under the distribution sampled from."""
+    """[T] The sampler's log-probability of each token, under the distribution sampled from; empty
+    where it was not asked for (`Sampling.logprobs`)."""
     versions: tuple[VersionSpan, ...]
     """Which policy version sampled which tokens; the spans tile [0, T)."""
     finish_reason: FinishReason

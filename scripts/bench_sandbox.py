@@ -139,10 +139,8 @@ async def compare(options: argparse.Namespace) -> None:
         print(f"{'':34}{'runs/s':>8}{'x exec':>8}{'p50 ms':>9}{'p99 ms':>9}{'p99/p50':>9}")
         for row in rows:
             p50, p99 = (quantile(row.latencies_s, q) * 1e3 for q in (0.5, 0.99))
-            ratio = row.per_second / slow.per_second
-            print(
-                f"{row.name:34}{row.per_second:8.1f}{ratio:8.1f}{p50:9.1f}{p99:9.1f}{p99 / p50:9.1f}"
-            )
+            rate, ratio = row.per_second, row.per_second / slow.per_second
+            print(f"{row.name:34}{rate:8.1f}{ratio:8.1f}{p50:9.1f}{p99:9.1f}{p99 / p50:9.1f}")
     finally:
         await box.close()
         for verifier in verifiers.values():
@@ -181,7 +179,8 @@ def container_memory_mb() -> float:
     client = connect()
     try:
         found = client.containers.list(filters={"name": f"rlvr-sandbox-{os.getpid()}-"})
-        stats = [one.stats(stream=False)["memory_stats"]["stats"] for one in found]
+        snapshots: list[Any] = [one.stats(stream=False) for one in found]
+        stats = [one["memory_stats"]["stats"] for one in snapshots]
         return sum(s.get("rss", s.get("anon", 0)) + s.get("shmem", 0) for s in stats) / 2**20
     finally:
         client.close()
@@ -192,7 +191,7 @@ MODES: tuple[Literal["fork", "exec"], ...] = ("fork", "exec")
 
 def main() -> None:
     cpus = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--slots", type=int, default=cpus)
     parser.add_argument("--callers", type=int, default=2 * cpus)
     parser.add_argument("--rounds", type=int, default=4)

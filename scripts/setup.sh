@@ -4,7 +4,8 @@
 #
 #   scripts/setup.sh               install
 #   scripts/setup.sh --extra gpu   `cpu` or `gpu`, instead of asking nvidia-smi
-#   scripts/setup.sh --docker      also try to have a Docker daemon (on Debian, as root)
+#   scripts/setup.sh --docker      also try to have a Docker daemon (on Debian, as root) and the image
+#                                  that programs of completions run in
 #   PYTHON=python3.12 scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -164,12 +165,22 @@ if importlib.util.find_spec("torchvision"):
 # --- Docker: optional ----------------------------------------------------------------------------
 
 want_docker() {
+    start_docker || return 0
+    # Only debootstrap can make the image where no registry can be reached.
+    [[ -n $(docker images -q rlvr-sandbox 2>/dev/null) ]] || ! is_root ||
+        command -v debootstrap >/dev/null || apt_install debootstrap || true
+    "$VENV/bin/python" -c 'from sandbox.commands import main; main(["build"])' ||
+        say "no sandbox image: Docker tests will be skipped"
+}
+
+start_docker() {
     local reason
     reason=$(docker info 2>&1 >/dev/null) && return
     if ! command -v dockerd >/dev/null; then
-        apt_install docker.io || { say "no Docker: the Docker daemon is not installed" && return; }
+        apt_install docker.io || { say "no Docker: the Docker daemon is not installed" && return 1; }
     fi
-    is_root || { say "no Docker: ${reason%%$'\n'*}" && return; }
+    docker info >/dev/null 2>&1 && return # the package has started it
+    is_root || { say "no Docker: ${reason%%$'\n'*}" && return 1; }
     local log=/var/log/rlvr-dockerd.log
     say "starting dockerd (log: $log)"
     setsid dockerd >"$log" 2>&1 </dev/null 9>&- &
@@ -178,6 +189,7 @@ want_docker() {
         sleep 1
     done
     say "no Docker: dockerd did not come up: $(tail -n 1 "$log")"
+    return 1
 }
 
 main() {

@@ -24,8 +24,8 @@ from rlvr.workbench.probes import DRESSINGS, Expect, Probe, sampled
 from verifiers.registry import LoadedVerifier, load
 
 NOT_READ = 0.05
-"""A dressing in which fewer golds than this share are accepted is one that the verifier does not
-read, by its design or its parameters. It is reported, and fails only when it is asked for."""
+"""A dressing in which fewer than this share is accepted of the golds that verify in any is one that
+the verifier does not read, by its design or parameters: reported, failed only when asked for."""
 NUM_MUTANT_PROBLEMS = 1_500
 NUM_SPRAY_PROBLEMS = 300
 NUM_COPIED_PROBLEMS = 300
@@ -99,6 +99,7 @@ class _Auditor:
         self._verifier = replace(verifier, in_process=False)
         self._data = data
         self._config = config
+        self._deadline_s = max(config.timeout_s, verifier.timeout_s)
         self._options = options
         self._progress = progress
         self._canary = canary
@@ -135,7 +136,7 @@ class _Auditor:
             throughput=throughput,
             num_verdicts=len(self._judged),
             seconds=time.perf_counter() - started,
-            timeout_s=self._config.timeout_s,
+            timeout_s=self._deadline_s,
         )
 
     async def _judge(self, phase: str, probes: Sequence[Probe]) -> list[Outcome]:
@@ -158,6 +159,8 @@ class _Auditor:
         """Tell apart: dressings that are not read, golds that never verify, and golds that verify
         in one dressing and not in another. Returns the dressings that are read."""
         if not outcomes:
+            notes = ["no problem has a gold answer, or tests and a reference solution"]
+            self._checks["golds"] = Check(name="golds", kinds={}, notes=tuple(notes))
             return []
         by_problem: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in outcomes:
@@ -190,9 +193,13 @@ class _Auditor:
 
     def _dressings_read(self, outcomes: list[Outcome]) -> tuple[list[str], list[str]]:
         read, not_read = [], []
+        verified = {o.probe.problem.id for o in outcomes if o.failure is None}
         for kind, mine in _by_kind(outcomes).items():
-            share = sum(outcome.failure is None for outcome in mine) / len(mine)
-            (read if share >= NOT_READ else not_read).append(kind)
+            mine = [o for o in mine if o.probe.problem.id in verified]
+            share = sum(outcome.failure is None for outcome in mine) / max(1, len(mine))
+            # To fail on a dressing is something else than not to read it.
+            broke = any(outcome.verdict.status is Status.ERROR for outcome in mine)
+            (read if share >= NOT_READ or broke else not_read).append(kind)
         return read, [f"not read: {', '.join(not_read)}"] if read and not_read else []
 
     async def _mutants(self, problems: list[Problem], read: Sequence[str]) -> None:
@@ -219,22 +226,21 @@ class _Auditor:
     def _conclude_tests(self, outcomes: list[Outcome]) -> None:
         if not outcomes:
             return
-        survivors = [o for o in outcomes if o.verdict.status is Status.CORRECT]
-        problems = {outcome.probe.problem.id for outcome in outcomes}
-        unmoved = sorted(
-            problem_id
-            for problem_id in problems
-            if all(o in survivors for o in outcomes if o.probe.problem.id == problem_id)
+        judged = [o for o in outcomes if o.verdict.status is not Status.ERROR]
+        rejected = [o for o in judged if o.verdict.status is not Status.CORRECT]
+        moved = {outcome.probe.problem.id for outcome in rejected}
+        unmoved = dict.fromkeys(
+            o.probe.problem.id for o in judged if o.probe.problem.id not in moved
         )
         notes = [
-            f"{len(outcomes) - len(survivors)} of {len(outcomes)} programs with one operator or "
-            "number changed were rejected (a changed program may still be right)"
+            f"{len(rejected)} of {len(judged)} programs with one operator or number changed were "
+            "rejected (a changed program may still be right)"
         ]
         if unmoved:
-            notes.append(f"rejecting none, perhaps too weak: {', '.join(unmoved[:10])}")
+            notes.append(f"rejecting none, perhaps too weak: {', '.join(list(unmoved)[:10])}")
         self._checks["tests"] = Check(
             name="tests",
-            kinds={"changed program": (len(outcomes) - len(survivors), len(outcomes))},
+            kinds={"changed program": (len(rejected), len(judged))},
             notes=tuple(notes),
             statuses=_statuses(outcomes),
         )
@@ -247,7 +253,8 @@ class _Auditor:
         for problem in sampled(problems, NUM_EMPTY_PROBLEMS, seed):
             empty += (code.empty_programs if problem.tests else plain.empty_probes)(problem)
         copies: list[Probe] = []
-        for problem in sampled(problems, NUM_COPIED_PROBLEMS, seed):
+        to_copy = sampled(problems, NUM_COPIED_PROBLEMS, seed)
+        for problem in to_copy:
             copies += (code.copied_prompt if problem.tests else plain.copy_probes)(problem)
         sprays: list[Probe] = []
         for problem in sampled(problems, NUM_SPRAY_PROBLEMS, seed):
@@ -257,44 +264,49 @@ class _Auditor:
             inject = code.attack_probes if problem.tests else plain.injection_probes
             injections += inject(problem, str(self._canary))
         self._add("empty", await self._judge("empty completions", empty))
-        self._conclude_copies(await self._judge("copied prompts", copies))
+        num_given_away = len(to_copy) - len(copies)
+        self._conclude_copies(await self._judge("copied prompts", copies), num_given_away)
         self._add("sprays", await self._judge("sprays", sprays))
         self._add("injections", await self._judge("injections", injections))
         self._look_for_canary("injections")
 
-    def _conclude_copies(self, outcomes: list[Outcome]) -> None:
+    def _conclude_copies(self, outcomes: list[Outcome], num_given_away: int) -> None:
         failing = [outcome for outcome in outcomes if outcome.failure]
         too_many = len(failing) > MAX_COPIES * len(outcomes)
-        notes = ["problems that their own statement answers: see whether you want them"]
+        notes: list[str] = []
+        if num_given_away:
+            total = num_given_away + len(outcomes)
+            notes.append(f"left out: {num_given_away} of {total} prompts, the gold stands in them")
+        if failing and not too_many:
+            notes.append("problems that their own statement answers: see whether you want them")
         self._add(
             "copies",
             outcomes,
             findings=[self._finding(outcome) for outcome in failing],
-            notes=notes if failing and not too_many else [],
+            notes=notes,
             failed=too_many,
         )
 
     async def _hostile(self, problems: list[Problem]) -> None:
-        problem = problems[0]
-        make = code.hostile_programs if problem.tests else plain.hostile_probes
         outcomes: list[Outcome] = []
         late: list[Outcome] = []
         notes: list[str] = []
-        probes = list(make(problem))
+        # Of a few problems the one whose gold stands in the fewest of them.
+        probes = max((_hostile_probes(problem) for problem in problems[:5]), key=len)
         for number, probe in enumerate(probes, start=1):
             [outcome] = await self._judge("hostile inputs", [probe])
             self._progress("hostile inputs", number, len(probes))
             outcomes.append(outcome)
-            if outcome.verdict.latency_s > self._config.timeout_s + DEADLINE_SLACK_S:
+            if outcome.verdict.latency_s > self._deadline_s + DEADLINE_SLACK_S:
                 late.append(outcome)
-            if sum(o.verdict.latency_s >= self._config.timeout_s for o in outcomes) >= MAX_HANGS:
+            if sum(o.verdict.latency_s >= self._deadline_s for o in outcomes) >= MAX_HANGS:
                 notes.append(f"stopped after {MAX_HANGS} hangs, {len(probes) - number} left out")
                 break
         if outcomes:
             slowest = max(outcomes, key=lambda outcome: outcome.verdict.latency_s)
             notes.append(
                 f"slowest: {slowest.probe.kind}, {slowest.verdict.latency_s:.3g} s "
-                f"(deadline {self._config.timeout_s:g} s)"
+                f"(deadline {self._deadline_s:g} s)"
             )
         findings = [self._finding(o, reason="later than the deadline") for o in late]
         self._add("hostile", outcomes, findings=findings, notes=notes)
@@ -422,6 +434,10 @@ def _has_gold(problem: Problem) -> bool:
 
 def _golds(problem: Problem) -> Iterable[Probe]:
     return code.solution_probes(problem) if problem.tests else plain.gold_probes(problem)
+
+
+def _hostile_probes(problem: Problem) -> list[Probe]:
+    return list((code.hostile_programs if problem.tests else plain.hostile_probes)(problem))
 
 
 def _by_kind(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

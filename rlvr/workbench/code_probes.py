@@ -248,4 +248,6 @@ def _filled(source: str, problem: Problem) -> str:
 
 
 def _probe(family: str, kind: str, problem: Problem, completion: str, expect: Expect) -> Probe:
+    language = (problem.tests or {}).get("language", "python")
+    completion = completion.replace("```python", f"```{language}")
     return Probe(family=family, kind=kind, problem=problem, completion=completion, expect=expect)

@@ -240,7 +240,7 @@ def _svg(width: int, height: int, drawn: Iterable[str], label: str) -> str:
 
 
 def _mark(check: Check) -> str:
-    if check.name == "tests":
+    if check.name == "tests" or not check.kinds:
         return '<span class="soft">info</span>'
     kind, word = ("soft", "note") if check.findings else ("good", "ok")
     if check.failed:

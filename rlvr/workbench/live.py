@@ -178,7 +178,8 @@ def _spoilt(
     others = [group.problem for group in groups if group.problem.id != problem.id]
     rng.shuffle(others)
     for other in others:
-        if other.answer is not None and not gives_away(text, other):
+        differs = other.answer is not None or other.tests not in (None, problem.tests)
+        if differs and not gives_away(text, other):
             found.append(_Probe(kind="for another problem", problem=other, completion=text))
             break
     if gold is None or not stands_in(gold, text):

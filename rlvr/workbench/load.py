@@ -79,8 +79,9 @@ def load(config: DataConfig, overrides: Sequence[str], limit: int | None) -> Dat
         config = config.model_copy(update={"limit": limit})
     mapping = "as configured"
     is_file = config.path is not None and config.source not in ("reasoning_gym", "arithmetic")
-    if is_file and not _maps_columns(config):
-        config, mapping = _recognised(config, overrides)
+    given = {word.partition("=")[0].removeprefix("data.") for word in overrides}
+    if is_file and not _maps_columns(config, given):
+        config, mapping = _recognised(config, given)
     problems = tuple(load_problems(config, Path.cwd()))
     lines = {problem.id: problem.id for problem in problems}
     if is_file:
@@ -95,13 +96,13 @@ def load(config: DataConfig, overrides: Sequence[str], limit: int | None) -> Dat
     return DataSet(name=name, mapping=mapping, problems=problems, lines=lines)
 
 
-def _recognised(config: DataConfig, overrides: Sequence[str]) -> tuple[DataConfig, str]:
+def _recognised(config: DataConfig, given: set[str]) -> tuple[DataConfig, str]:
     first = next(rows(config, Path.cwd()), None)
     if first is None:
         raise DataError(f"data set {config.path!r} has no rows")
     where, _, row = first
     found: dict[str, Any] = {"prompt_field": _first(row, PROMPT_COLUMNS)}
-    if found["prompt_field"] is None:
+    if found["prompt_field"] is None and "prompt_field" not in given:
         raise DataError(
             f"{where}: which column is the prompt? Columns: {', '.join(row)}. Say it with "
             "--set data.prompt_field=NAME (and data.answer_field, data.tests_field)"
@@ -113,7 +114,7 @@ def _recognised(config: DataConfig, overrides: Sequence[str]) -> tuple[DataConfi
             "metadata_fields": ("entry_point", SOLUTION_KEY),
         }
     else:
-        answer = _first(row, ANSWER_COLUMNS)
+        answer = config.answer_field if "answer_field" in given else _first(row, ANSWER_COLUMNS)
         found["answer_field"] = answer
         text = str(row.get(answer, "")) if answer else ""
         if "####" in text:
@@ -124,7 +125,6 @@ def _recognised(config: DataConfig, overrides: Sequence[str]) -> tuple[DataConfi
             found["tests_field"] = "tests"
         if SOLUTION_KEY in row:
             found["metadata_fields"] = (SOLUTION_KEY,)
-    given = {word.partition("=")[0].removeprefix("data.") for word in overrides}
     found = {name: value for name, value in found.items() if name not in given}
     return config.model_copy(update=found), _described(config.model_copy(update=found))
 
@@ -144,9 +144,9 @@ def _described(config: DataConfig) -> str:
     return ", ".join(parts)
 
 
-def _maps_columns(config: DataConfig) -> bool:
+def _maps_columns(config: DataConfig, given: set[str]) -> bool:
     """Whether a recipe has said how columns are read (then nothing is guessed)."""
-    names = {"prompt_field", "answer_field", "answer_regex", "tests_field"}
+    names = {"prompt_field", "answer_field", "answer_regex", "tests_field"} - given
     return config.model_dump(include=names) != DataConfig().model_dump(include=names)
 
 

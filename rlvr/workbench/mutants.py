@@ -76,6 +76,8 @@ def _off_by_one(gold: str) -> str | None:
 
 def _negated(gold: str) -> str | None:
     text = gold.strip()
+    if _CHOICE.fullmatch(text):
+        return None
     if parse_number(text) is not None:
         return text.replace("-", "", 1) if "-" in text else f"-{text}"
     found = values(text)

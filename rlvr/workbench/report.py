@@ -193,7 +193,7 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def _mark(check: Check) -> Text:
-    if check.name == "tests":
+    if check.name == "tests" or not check.kinds:
         return Text("info", style="cyan")
     if check.failed:
         return Text("FAIL", style="bold red")
@@ -211,10 +211,19 @@ def _print_check(check: Check, num_bad_golds: int, console: Console) -> None:
     for note in check.notes:
         console.print(Text(f"  {note}"), soft_wrap=True)
     expected = num_bad_golds if check.name == "golds" else 0  # these have a list of their own
-    for kind, (right, num) in check.kinds.items():
-        if num - right > expected:
-            console.print(Text(f"  {kind}: {right:,} of {num:,}"), soft_wrap=True)
-    _print_findings(check.findings, console, with_gold=check.name != "hostile")
+    short = {kind: of for kind, of in check.kinds.items() if of[1] - of[0] > expected}
+    for kind, (right, num) in list(short.items())[:NUM_SHOWN]:
+        console.print(Text(f"  {kind}: {right:,} of {num:,}"), soft_wrap=True)
+    if len(short) > NUM_SHOWN:
+        console.print(Text(f"  and {len(short) - NUM_SHOWN} more kinds", style="dim"))
+    _print_findings(_varied(check.findings), console, with_gold=check.name != "hostile")
+
+
+def _varied(findings: Sequence[Finding]) -> list[Finding]:
+    """One of each kind first: many of one kind must not hide the others."""
+    first = {finding.kind: finding for finding in reversed(findings)}
+    heads = [finding for finding in findings if first[finding.kind] is finding]
+    return [*heads, *(finding for finding in findings if first[finding.kind] is not finding)]
 
 
 def _print_findings(findings: Sequence[Finding], console: Console, *, with_gold: bool) -> None:

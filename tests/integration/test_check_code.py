@@ -23,7 +23,7 @@ def run(problem, completion):
     if "```python" in source:
         source = source.partition("```python")[2].partition("```")[0]
     elif source.startswith("    "):
-        source = problem.prompt + source
+        source = problem.prompt_text + source
     entry = problem.tests["entry_point"]
     program = f"{source}\\n{problem.tests['code']}\\ncheck({entry})\\n"
     try:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from rlvr import benchmark, benchmark_cli
 from rlvr.benchmark_config import (
@@ -295,6 +294,13 @@ def test_an_unknown_benchmark_names_the_nearest() -> None:
         load_benchmark("gsmk8")
     with pytest.raises(ConfigError, match="no such data file"):
         load_benchmark("nowhere.jsonl")
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read: No such file"):
+        load_benchmark("nowhere.toml")
+
+
+def test_a_hub_id_is_a_benchmark() -> None:
+    name, config = load_benchmark("owner/its.data", ["data.split=test"])
+    assert (name, config.data.path) == ("its.data", "owner/its.data")
 
 
 @pytest.mark.parametrize(
@@ -408,6 +414,23 @@ def test_mbpp_rows_become_assert_tests(tmp_path: Path) -> None:
     path.write_text(json.dumps(row | {"test_list": ["assert other(1)"]}) + "\n")
     with pytest.raises(DataError, match="call none of the functions"):
         benchmark_problems(load_benchmark("mbpp", [f"data.path={path}"])[1])
+
+
+def test_hub_data_is_pinned_and_local_data_is_not_looked_for_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def unreachable(name: str, **settings: Any) -> str:
+        asked.append((name, settings["revision"]))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    assert len(benchmark_problems(gsm_like(tmp_path))) == 1 and not asked
+    _, config = load_benchmark("gsm8k")
+    with pytest.raises(DataError, match=r"no network; .* data\.path=FILE"):
+        benchmark_problems(config)
+    assert asked == [("openai/gsm8k", config.data_revision)]
 
 
 # Hashes.

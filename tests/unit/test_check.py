@@ -42,6 +42,14 @@ async def substring(problem, completion):
 async def crumbs(problem, completion):
     return 1.0 if completion.strip() == problem.answer else 0.01
 
+async def crumbs_for_all(problem, completion):
+    return 0.2
+
+async def raises(problem, completion):
+    if "</think>" in completion:
+        raise ValueError("what is this?")
+    return completion.strip() == problem.answer
+
 def hangs(problem, completion):
     if "^{9" in completion or "!" in completion and "10^" in completion:
         while True: pass
@@ -206,6 +214,14 @@ def test_verdicts_that_change_are_found(folder: Path):
     assert {f["kind"] for f in the(found, "determinism")["findings"]} == {"in fresh processes"}
 
 
+def test_a_dressing_that_breaks_the_verifier_is_not_one_it_does_not_read(folder: Path):
+    found = report("fakes.py:raises")
+    assert failed(found) >= {"golds"}
+    findings = the(found, "golds")["findings"]
+    assert {finding["kind"] for finding in findings} == {"boxed, after thinking"}
+    assert "ValueError" in findings[0]["reason"] and found["bad_golds"] == []
+
+
 def test_a_gold_that_verifies_in_one_dressing_only_is_found(folder: Path):
     found = report("fakes.py:last_word")
     assert failed(found) >= {"golds"}
@@ -224,6 +240,20 @@ def test_golds_that_cannot_be_parsed_are_listed_by_line(folder: Path):
     assert [bad["line"] for bad in found["bad_golds"]] == ["line 2", "line 4"]
     assert all("not a number" in bad["reason"] for bad in found["bad_golds"])
     assert report("fakes.py:number", "mixed.jsonl", bad_golds=2)["passed"]
+
+
+def test_a_few_golds_that_verify_decide_what_is_read(folder: Path):
+    rows = [{"prompt": f"p{number}", "answer": "x"} for number in range(40)]
+    write(folder / "mostly.jsonl", [*rows, {"prompt": "p", "answer": "17"}])
+    found = report("fakes.py:number", "mostly.jsonl")
+    assert len(found["bad_golds"]) == 40 and len(the(found, "golds")["kinds"]) == 9
+
+
+def test_data_without_golds_is_said_and_the_rest_is_checked(folder: Path):
+    write(folder / "open.jsonl", [{"prompt": "Tell me something."}])
+    found = report("fakes.py:crumbs_for_all", "open.jsonl")
+    assert any("no problem has a gold" in note for note in the(found, "golds")["notes"])
+    assert failed(found) == {"empty", "copies", "injections"}
 
 
 def test_parameters_of_the_verifier_are_passed_on(folder: Path):
@@ -256,9 +286,20 @@ def test_common_columns_are_recognised(folder: Path, row: dict[str, Any], answer
     assert (problem.prompt_text, problem.answer) == ("q", answer)
 
 
+def test_a_recipes_mapping_is_taken_as_it_is(folder: Path):
+    write(folder / "rows.jsonl", [{"question": "no", "text": "yes", "answer": "1", "key": "2"}])
+    recipe = 'data = { path = "rows.jsonl", prompt_field = "text", answer_field = "key" }'
+    (folder / "recipe.toml").write_text(recipe)
+    [problem] = load(settings("number", "recipe.toml", []).data, [], None).problems
+    assert (problem.prompt_text, problem.answer) == ("yes", "2")
+
+
 def test_a_mapping_that_is_given_wins(folder: Path):
     write(folder / "rows.jsonl", [{"prompt": "no", "text": "yes", "answer": "1", "key": "2"}])
-    words = ["data.prompt_field=text", "data.answer_field=key"]
+    words = ["data.answer_field=key"]
+    [problem] = load(settings("number", "rows.jsonl", words).data, words, None).problems
+    assert (problem.prompt_text, problem.answer) == ("no", "2")
+    words.append("data.prompt_field=text")
     [problem] = load(settings("number", "rows.jsonl", words).data, words, None).problems
     assert (problem.prompt_text, problem.answer) == ("yes", "2")
 
@@ -320,6 +361,20 @@ def test_changed_programs_are_surveyed_and_some_fail(folder: Path):
     changed = [probe for probe in code_probes.wrong_probes(one, None) if probe.family == "tests"]
     assert changed and not all(passes(one, probe.completion) for probe in changed)
     assert all(probe.failure(Verdict.correct()) is None for probe in changed)
+
+
+def test_programs_that_read_stdin_have_wrong_versions_too():
+    problem = Problem(
+        id="p",
+        prompt="Echo.",
+        verifier="code",
+        tests={"kind": "stdio", "language": "cpp", "cases": [{"stdin": "1", "stdout": "1"}]},
+        metadata={code_probes.SOLUTION_KEY: "int main() { return 0; }"},
+    )
+    wrong = list(code_probes.wrong_probes(problem, None))
+    assert [probe.kind for probe in wrong] == ["empty program", "one line more"]
+    assert all(probe.completion.startswith("```cpp\n") for probe in wrong)
+    assert code_probes.program(problem) == "int main() { return 0; }"
 
 
 def test_changed_programs_differ_in_one_place():

@@ -108,7 +108,7 @@ def test_mutations_that_change_nothing_are_left_out_and_counted():
 def test_mutants_of_other_answers():
     assert mutants(r"\frac{14}{3}")[0]["fraction turned over"] == r"\frac{3}{14}"
     assert mutants(r"\frac{14}{3}")[0]["sign"] == r"-\frac{14}{3}"
-    assert mutants("(B)")[0]["off by one"] == "(C)"
+    assert mutants("(B)")[0] == {"off by one": "(C)"}
     assert mutants("3, 5, 7")[0]["item dropped"] == "3, 5"
     assert mutants(r"\text{Even}")[0]["opposite"] == r"\text{Odd}"
     assert mutants("Evelyn")[0] == {"truncated": "Evely"}

@@ -194,6 +194,7 @@ def test_one_string_rewarded_on_different_problems_is_told():
 
     alarms = run(magic)
     shared = next(alarm for alarm in alarms if alarm.kind == "shared")
+    assert str(shared).startswith("reward hacking? shared: one answer is rewarded on")
     assert shared.evidence["answer"] == ".*" and len(shared.evidence["problems"]) >= 3
 
 

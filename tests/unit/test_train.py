@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -141,6 +142,7 @@ class FaultyScorer:
         self._inner = inner
         self._period = period
         self.check = inner.check
+        self.verdict = inner.verdict
 
     async def score(self, group: Any) -> Any:
         scored = await self._inner.score(group)
@@ -189,12 +191,37 @@ class BestAfterTwoSteps:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.check = inner.check
+        self.verdict = inner.verdict
 
     async def score(self, group: Any) -> Any:
         right = group.oldest_version == 2
         return group.with_verdicts(
             [Verdict.correct() if right else Verdict.incorrect() for _ in group.rollouts]
         )
+
+
+class Copier:
+    """Rewards one and the same answer, whatever the problem: what a hacked verifier looks like."""
+
+    def __init__(self, inner: Any) -> None:
+        self.check, self.verdict = inner.check, inner.verdict
+
+    async def score(self, group: Any) -> Any:
+        verdicts = [Verdict.correct(extracted="42") for _ in group.rollouts]
+        return group.with_verdicts(verdicts)
+
+
+async def test_reward_hacking_raises_an_alarm_that_is_filed_once_even_after_a_resume(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    for steps in (8, 10):
+        config = tiny_run.make_config([f"num_steps={steps}", "checkpoint.every=4"])
+        async with tiny_run.Scorer(config.scoring) as inner:
+            await tiny_run.run(tmp_path, model_dir, config, scorer=Copier(inner))
+    alarms = [json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines()]
+    assert "shared" in [alarm["kind"] for alarm in alarms]
+    assert len({alarm["kind"] for alarm in alarms}) == len(alarms)
+    assert sum(row["hacking/alarms"] for row in read_metrics(tmp_path)) == len(alarms)
 
 
 async def test_the_best_checkpoint_is_kept_and_patience_ends_the_run_even_when_resumed(
