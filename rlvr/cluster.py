@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from rlvr.config import RunConfig
 from rlvr.errors import (
@@ -78,6 +78,8 @@ class RayWorker:
             raise RolloutError(f"{reason(error)} (log: {self._log})") from error
         except RayTaskError as error:
             raise unwrap(error) from error
+        except RayError as error:  # killed by Ray for want of memory, or its node was lost
+            raise RolloutError(f"{what_happened(error)} (log: {self._log})") from error
 
     def kill(self) -> None:
         ray.kill(self.actor)
@@ -204,6 +206,11 @@ class LearnerGroup:
             ) from error
         except RayTaskError as error:
             raise unwrap(error) from error
+        except RayError as error:
+            raise LearnerError(
+                f"a learner process was lost: {what_happened(error)} (logs: "
+                f"{self._logs[0].parent}); continue with `rlvr train --resume`"
+            ) from error
 
     def kill(self) -> None:
         for actor in self._actors:
@@ -381,7 +388,8 @@ def gpu_shares(
         learner = f", and learner.num_ranks {ranks}" if ranks else ""
         raise ConfigError(
             f"this run needs {needed:g} GPUs (rollout.num_workers {rollout.num_workers} x "
-            f"tensor_parallel_size {rollout.tensor_parallel_size}{learner}), but Ray sees {available}; ask for fewer, "
+            f"tensor_parallel_size {rollout.tensor_parallel_size}{learner}), but Ray sees "
+            f"{available}; ask for fewer, "
             f'or set learner.device = "cpu"'
         )
     return per_worker, per_rank
@@ -399,6 +407,13 @@ def reason(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = lines[-1].strip() if lines else type(error).__name__
     return last.partition(" Some common causes include")[0]  # Ray's general advice
+
+
+def what_happened(error: RayError) -> str:
+    """The first sentence of an error of Ray's own; pages of advice follow it."""
+    if isinstance(error, OutOfMemoryError):
+        return "the machine ran out of memory, and Ray killed a process for it: run less at once"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _free_port() -> int:

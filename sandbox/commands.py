@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox import image
 from sandbox.connection import connect
+from sandbox.errors import SandboxError
 from sandbox.image import Method
 from sandbox.owner import LABEL, is_orphan, sweep
 
@@ -85,6 +86,16 @@ def clean(*, images: bool = False) -> list[str]:
         return removed
     finally:
         client.close()
+
+
+def main(arguments: list[str]) -> None:
+    """For scripts: `build`, which ends with one line and status 1 where it cannot."""
+    if arguments != ["build"]:
+        raise SystemExit(f"sandbox: unknown arguments {arguments}")
+    try:
+        build(say=lambda line: print(f"sandbox: {line}"))
+    except SandboxError as error:
+        raise SystemExit(f"sandbox: {error}") from None
 
 
 def _containers(client: DockerClient) -> list[Any]:

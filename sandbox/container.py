@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -87,6 +87,7 @@ class Container:
         self.hello = hello
         self._handle, self._stream, self._preload = handle, stream, preload
         self._ids = itertools.count()
+        self._is_busy = False
 
     @classmethod
     async def start(cls, client: DockerClient, options: ContainerOptions) -> Container:
@@ -97,8 +98,9 @@ class Container:
             docker.errors.DockerException, OSError: what the daemon said.
         """
         handle, sock = await _in_thread(_create, client, options)
+        stream = _Stream()
         try:
-            _, stream = await asyncio.get_running_loop().create_connection(_Stream, sock=sock)
+            await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
             await _in_thread(handle.start)
             preload = {name: source.decode() for name, source in options.preload.items()}
             boot = {"sources": _sources(), "uid": _random_uid(), "preload": preload}
@@ -106,7 +108,7 @@ class Container:
             stream.write(LENGTH.pack(len(text)) + text)
             hello, _ = await stream.next(START_TIMEOUT_S)
         except BaseException:
-            sock.close()
+            stream.close()
             await asyncio.shield(_in_thread(_remove, handle))
             raise
         return cls(handle, stream, hello, options.preload)
@@ -143,7 +145,7 @@ class Container:
                 raise SlotLostError(f"a sandbox container gave up: {message['unclean']}")
 
     @contextlib.asynccontextmanager
-    async def session(self, program: Program, limits: Limits):
+    async def session(self, program: Program, limits: Limits) -> AsyncIterator[ContainerSession]:
         identifier = next(self._ids)
         job = encode_job(identifier, program, [Case()], limits, session=True, preload=self._preload)
         self._stream.write(job)
@@ -164,27 +166,32 @@ class Container:
         return self._handle.name
 
     @contextlib.asynccontextmanager
-    async def _in_use(self, identifier: int):
+    async def _in_use(self, identifier: int) -> AsyncIterator[None]:
         """If the caller is cancelled or fails half-way, end the job before the slot is free."""
+        self._is_busy = True
         try:
             yield
-        except BaseException as error:
-            if isinstance(error, SlotLostError) or not self.healthy:
-                raise
-            self.healthy = False
-            self._stream.write(pack({"op": "kill", "id": identifier}))
-            with contextlib.suppress(SlotLostError):
-                while (await self._stream.next(GRACE_S))[0]["op"] != "done":
-                    pass
-                self.healthy = True
+        except BaseException:
+            if self.healthy and self._is_busy:
+                self._stream.write(pack({"op": "kill", "id": identifier}))
+                await self._until_done()
             raise
+
+    async def _until_done(self) -> None:
+        self.healthy = False  # should we be cancelled here
+        with contextlib.suppress(SlotLostError):
+            while (frame := await self._stream.next(GRACE_S))[0]["op"] != "done":
+                pass
+            self.healthy, self._is_busy = not frame[0]["unclean"], False
 
     async def _next(self, limits: Limits) -> Frame:
         try:
-            return await self._stream.next(MAX_STARVATION * limits.effective_wall_s + GRACE_S)
+            frame = await self._stream.next(MAX_STARVATION * limits.effective_wall_s + GRACE_S)
         except SlotLostError:
             self.healthy = False
             raise
+        self._is_busy = frame[0]["op"] != "done"
+        return frame
 
 
 class ContainerSession:

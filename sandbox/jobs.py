@@ -18,6 +18,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+MAX_ARGUMENT_CHARS = 16_384
+"""They go to the zygote in one message of bounded size; data belongs in files or stdin."""
 
 
 def encode_job(
@@ -90,6 +92,10 @@ def _check(program: Program, cases: Sequence[Case]) -> None:
         plain = str(path) == name != "." and ".." not in path.parts and "\0" not in name
         if path.is_absolute() or not plain:
             raise ValueError(f"{name!r} is not a plain relative path inside the working directory")
+    words = [*program.argv, *program.env, *program.env.values()]
+    for case in cases:
+        if sum(map(len, [*words, *case.args])) > MAX_ARGUMENT_CHARS:
+            raise ValueError(f"arguments and environment exceed {MAX_ARGUMENT_CHARS} characters")
     for name in {name for case in cases for name in case.collect}:
         if "/" in name or name in ("", ".", ".."):
             raise ValueError(f"collect takes plain file names, not {name!r}")

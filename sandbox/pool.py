@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from sandbox.errors import SandboxError, SandboxUnavailableError, SlotLostError
 from sandbox.metrics import SandboxMetrics
@@ -78,10 +79,8 @@ class Pool:
         self.metrics = SandboxMetrics()
         self._start_slot, self._options = start_slot, options
         self._places = [_Place() for _ in range(options.num_slots)]
-        self._idle: asyncio.LifoQueue[_Place] = asyncio.LifoQueue()
-        for place in self._places:
-            self._idle.put_nowait(place)
-        self._num_waiting = 0
+        self._idle = list(self._places)
+        self._waiting: deque[asyncio.Future[_Place]] = deque()
         self._chores: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -153,7 +152,7 @@ class Pool:
         while self._chores:
             await asyncio.gather(*self._chores)
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -168,27 +167,45 @@ class Pool:
             yield await self._ready(place)
         finally:
             self._after_use(place)
-            self._idle.put_nowait(place)
+            self._give_back(place)
 
     async def _wait_for_place(self, deadline_s: float | None) -> _Place:
         if self._closed:
             raise SandboxError("the sandbox pool is closed")
-        if self._num_waiting >= self._options.max_waiting:
+        if len(self._waiting) >= self._options.max_waiting:
             raise SandboxError(
-                f"{self._num_waiting} programs already wait for a sandbox slot; raise max_waiting "
-                "or submit fewer at once"
+                f"{len(self._waiting)} programs already wait for a sandbox slot; raise "
+                "max_waiting or submit fewer at once"
             )
         begin_s = time.monotonic()
-        self._num_waiting += 1
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._hand_out()
         try:
             async with asyncio.timeout(deadline_s):
-                place = await self._idle.get()
-        except TimeoutError:
-            raise SandboxError(f"no sandbox slot was free for {deadline_s:g} s") from None
-        finally:
-            self._num_waiting -= 1
+                place = await future
+        except BaseException as error:
+            if future.done() and not future.cancelled():  # it came at the same moment
+                self._give_back(future.result())
+            else:
+                with contextlib.suppress(ValueError):  # it may have been passed over already
+                    self._waiting.remove(future)
+            if isinstance(error, TimeoutError):
+                raise SandboxError(f"no sandbox slot was free for {deadline_s:g} s") from None
+            raise
         self.metrics.queue_wait_s.append(time.monotonic() - begin_s)
         return place
+
+    def _give_back(self, place: _Place) -> None:
+        self._idle.append(place)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """First come, first served; the place used last first, which is the warmest."""
+        while self._idle and self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(self._idle.pop())
 
     async def _ready(self, place: _Place) -> Slot:
         successor = place.successor
@@ -257,7 +274,7 @@ class Pool:
             return slot
 
     @contextlib.contextmanager
-    def _submission(self):
+    def _submission(self) -> Iterator[None]:
         self.metrics.submissions += 1
         try:
             yield

@@ -8,6 +8,7 @@ its own results: outcomes, times and sizes are measured outside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -56,9 +57,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
-            if value is not None and not value >= minimum:
+            if value is not None and not minimum <= value < math.inf:
                 raise ValueError(
-                    f"limit {name} is {value}, but no program can do with less than {minimum}"
+                    f"limit {name} is {value}; it must be finite, and no program can do with less "
+                    f"than {minimum}"
                 )
 
     @property
@@ -185,6 +187,14 @@ class Sandbox(Protocol):
         self, program: Program, limits: Limits, *, deadline_s: float | None = None
     ) -> AbstractAsyncContextManager[Session]:
         """Start the program in a slot of its own and talk to it. Not retried once it started."""
+        ...
+
+    def check_limits(self, limits: Limits) -> None:
+        """What `run` and `session` check too.
+
+        Raises:
+            ValueError: the limits ask for more than this sandbox has.
+        """
         ...
 
     async def close(self) -> None:

@@ -75,6 +75,8 @@ def profile() -> dict[str, Any]:
     }
 
 
-def _allow_if(name: str, index: int, comparison: str, value: int, value_two: int = 0):
+def _allow_if(
+    name: str, index: int, comparison: str, value: int, value_two: int = 0
+) -> dict[str, Any]:
     condition = {"index": index, "value": value, "valueTwo": value_two, "op": comparison}
     return {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [condition]}

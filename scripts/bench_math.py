@@ -35,7 +35,7 @@ from verifiers.mathematics import MathVerifier  # noqa: E402
 
 PROBES = ROOT / "tests" / "data" / "math_probes.jsonl"
 PEER_MEMORY_MB = 4_096
-CHUNK = 50
+CHUNK = 250
 
 
 class Case(NamedTuple):
@@ -343,7 +343,7 @@ def resident_mb(pid: int) -> float:
 def main() -> Any:
     parser = argparse.ArgumentParser(description="Measure the math verifier.")
     parser.add_argument("part", choices=["probes", "throughput", "threads"])
-    parser.add_argument("--timeout", type=float, default=5.0, help="deadline in seconds")
+    parser.add_argument("--timeout", type=float, default=3.0, help="deadline in seconds")
     parser.add_argument("--gsm8k", type=Path, help="a GSM8K file, for realistic outputs")
     parser.add_argument("--num-cases", type=int, default=None)
     parser.add_argument("--num-threads", type=int, default=64)

@@ -6,6 +6,7 @@
 #   scripts/setup.sh --extra gpu   `cpu` or `gpu`, instead of asking nvidia-smi
 #   scripts/setup.sh --docker      also try to have a Docker daemon (on Debian, as root) and the image
 #                                  that programs of completions run in
+#   scripts/setup.sh --chromium    also try to have Chromium, which opens the reports in tests
 #   PYTHON=python3.12 scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -192,12 +193,20 @@ start_docker() {
     return 1
 }
 
+# --- Chromium: optional --------------------------------------------------------------------------
+
+want_chromium() {
+    command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
+        say "no Chromium: tests of the report in a browser will be skipped"
+}
+
 main() {
-    local extra="" docker=false python extras
+    local extra="" docker=false chromium=false python extras
     while (($#)); do
         case $1 in
             --extra) extra=${2:?--extra needs cpu or gpu} && shift ;;
             --docker) docker=true ;;
+            --chromium) chromium=true ;;
             -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
             *) die "unknown option $1 (see scripts/setup.sh --help)" ;;
         esac
@@ -221,6 +230,7 @@ main() {
         say "done in $SECONDS s: $("$VENV/bin/python" --version), extra $extra"
     fi
     ! $docker || want_docker
+    ! $chromium || want_chromium
 }
 
 main "$@"

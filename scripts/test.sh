@@ -14,7 +14,7 @@ case ${1:-} in
 esac
 
 setup_options=()
-if ! $fast && compgen -G 'tests/docker/test_*.py' >/dev/null; then setup_options+=(--docker); fi
+$fast || setup_options+=(--docker --chromium)
 scripts/setup.sh "${setup_options[@]}" || exit
 
 # Two threads wherever a library asks: the tests start several processes, and times and float

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, Literal
 
 from sandbox.errors import SandboxError
 from sandbox.protocol import Limits
 from verifiers import code_pools, code_shims
 from verifiers.code_assert import JUDGE_CPU_S, run_assert
-from verifiers.code_extract import CodePrompt, Extracted, Rule, code_prompt, extract
+from verifiers.code_extract import CodePrompt, Extracted, Rule, code_prompt, extract, open_fence
 from verifiers.code_function import run_function
 from verifiers.code_languages import LANGUAGES
 from verifiers.code_pools import Pools, PoolSettings
@@ -34,7 +35,7 @@ from verifiers.errors import VerifierLoadError
 from verifiers.problem import Problem
 from verifiers.verdict import Verdict
 
-REPLY_BYTES = 2 << 20
+REPLY_BYTES = 4 << 20
 """Room for the values that functions return, beside what a program may print."""
 MAX_ATTEMPTS = 2
 """Tries of one submission within one verdict when a sandbox fails us; the runner adds its own."""
@@ -52,9 +53,10 @@ class CodeVerifier:
         partial_credit: reward the fraction of cases passed.
         stop_early: skip the cases after the first failure; null: unless there is partial credit.
         time_s, wall_s, memory_mb, output_bytes, processes: limits of one case where the tests say
-            nothing; `wall_s` null is 1.5 times `time_s` plus one second.
+            nothing; `wall_s` null is 1.5 times `time_s` plus one second, and `output_bytes` is
+            never below four times the longest expected output.
         total_s: wall seconds after which no further case of a submission is begun; the rest count
-            as not passed. Keep it below `scoring.timeout_s`.
+            as not passed.
         num_slots: containers for candidates, and as many for judges; null: by the machine.
         runtime: Docker runtime (`runsc` for gVisor); null: Docker's default.
         image: sandbox image; null: the one `rlvr sandbox build` makes.
@@ -79,7 +81,7 @@ class CodeVerifier:
         memory_mb: int = 512,
         output_bytes: int = 1 << 20,
         processes: int = 16,
-        total_s: float = 20.0,
+        total_s: float = 60.0,
         num_slots: int | None = None,
         runtime: str | None = None,
         image: str | None = None,
@@ -111,15 +113,18 @@ class CodeVerifier:
         )
         self._given_pools, self._pools = pools, pools
         self._builder = Builder()
-        self._parsed: OrderedDict[int, tuple[Any, Tests]] = OrderedDict()
-        # A submission must not spend its deadline waiting for a slot.
-        self.max_concurrency = num_slots or len(os.sched_getaffinity(0))
+        self._parsed: OrderedDict[tuple[int, str], tuple[Any, Tests]] = OrderedDict()
+        # More than there are slots, so that none is idle; few enough that a submission does not
+        # spend its deadline waiting for one.
+        self.max_concurrency = 2 * (num_slots or len(os.sched_getaffinity(0)))
 
     async def verify(self, problem: Problem, completion: str) -> Verdict:
         try:
             prompt = _prompt(problem)
             tests = self._parse(problem, prompt)
             tags = tests.language.tags if isinstance(tests, StdioTests) else _PYTHON_TAGS
+            if not completion.lstrip().startswith(("```", "~~~")):
+                completion = open_fence(problem.prompt_text) + completion
             extracted = extract(completion, self._extract, tags)
             if extracted is None:
                 return Verdict.no_answer(reason="there is no code in the completion")
@@ -138,9 +143,9 @@ class CodeVerifier:
 
     def _parse(self, problem: Problem, prompt: CodePrompt | None) -> Tests:
         """`parse_tests`, once for all completions of a group."""
-        key = id(problem.tests)
+        prelude = prompt.prelude if prompt else ""
+        key = (id(problem.tests), prelude)
         if key not in self._parsed:
-            prelude = prompt.prelude if prompt else ""
             # The object is kept with it, so that no other one can get its id.
             self._parsed[key] = (problem.tests, parse_tests(problem.tests, prelude=prelude))
             if len(self._parsed) > MAX_PARSED:
@@ -173,10 +178,14 @@ class CodeVerifier:
             limits = _limits(settings)
             # The channel counts as output, and a judge's own time as wall time.
             roomy = _limits(settings, more_output=REPLY_BYTES, more_wall_s=2 * JUDGE_CPU_S)
+            pools.candidates.check_limits(roomy)
         except ValueError as error:
-            raise TestsError(f"tests.limits: {error}") from error
+            raise TestsError(f"tests: {str(error).replace('cpu_s', 'time_s')}") from error
         assert limits.wall_s is not None
         if isinstance(tests, StdioTests):
+            if "output_bytes" not in tests.limits:
+                longest = max(len(case.stdout or b"") for case in tests.cases)
+                limits = replace(limits, output_bytes=max(limits.output_bytes, 4 * longest))
             return await run_stdio(
                 tests,
                 extracted.text,

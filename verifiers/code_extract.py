@@ -10,6 +10,7 @@ Text up to the last `</think>` is left out first; an unclosed `<think>` holds no
 * `continue`: the text is the rest of the function whose beginning is the prompt (HumanEval).
 * `auto` (default): `block` if the text has any fence, else `whole`.
 
+A prompt that ends within a block (an answer begun for the model) lends the completion that fence.
 An empty program is none. With `block`, `whole` and `auto`, a text that does not define the entry
 point but continues the prompt to something that does is taken as a continuation; that is decided
 inside the sandbox, since parsing a hostile text can hang or crash the parser. Without a fence, a
@@ -44,6 +45,8 @@ class Block:
 
     tag: str
     text: str
+    unclosed: str = ""
+    """The fence, if nothing closes it."""
 
 
 def extract(completion: str, rule: Rule, tags: Collection[str]) -> Extracted | None:
@@ -83,8 +86,14 @@ def fenced_blocks(text: str) -> list[Block]:
         else:
             lines.append(_unindent(line, prefix))
     if fence:
-        blocks.append(Block(tag=tag, text="\n".join(lines)))
+        blocks.append(Block(tag=tag, text="\n".join(lines), unclosed=fence))
     return blocks
+
+
+def open_fence(prompt: str) -> str:
+    """The line that opens the block which a prompt leaves to the completion; empty if none."""
+    blocks = fenced_blocks(prompt)
+    return f"{blocks[-1].unclosed}{blocks[-1].tag}\n" if blocks and blocks[-1].unclosed else ""
 
 
 def _tag(info: str) -> str:

@@ -50,6 +50,7 @@ def judge(tests: AssertTests, prompt: CodePrompt | None, helpers: tuple[str, ...
         "prelude": prompt.prelude if prompt else "",
         "entry_point": tests.entry_point,
         "helpers": helpers,
+        "unknown": [name for name in tests.helpers if name not in helpers],
     }
     files = {JUDGE: source(JUDGE), "tests.json": json.dumps(task).encode()}
     return Program(files=files, python=JUDGE, start="fork")

@@ -6,7 +6,7 @@ Three kinds (docs/code_verifier.md has examples)::
      "checker": {"language", "code"}}
     {"kind": "function", "entry_point", "cases": [{"args", "kwargs", "expected"}], "process",
      "float_tolerance", "exact_types"}
-    {"kind": "assert", "entry_point", "code", "setup"}
+    {"kind": "assert", "entry_point", "code", "setup", "mutation"}
 
 and the limits `time_s`, `wall_s`, `memory_mb`, `output_bytes`, `processes`, beside these or in an
 object `limits`. Unknown keys are left alone (data sets carry more), unless they look like a known
@@ -97,7 +97,8 @@ class AssertTests:
     code: str
     setup: str
     helpers: tuple[str, ...]
-    """Names that the code uses and nothing trusted defines: functions of the candidate."""
+    """Names that the code uses and nothing trusted defines: functions of the candidate, if it has
+    them, else a mistake in the tests."""
     mutation: str
     limits: Mapping[str, float]
 
@@ -133,6 +134,8 @@ def parse_tests(tests: Mapping[str, Any] | None, *, prelude: str = "") -> Tests:
     if not all(part.isidentifier() for part in entry_point.split(".")):
         raise TestsError(f"tests.entry_point is {entry_point!r}, no name of a function")
     if kind == "assert":
+        if isinstance(tests.get("code"), list):  # MBPP's `test_list`
+            tests = {**tests, "code": "\n".join(map(str, tests["code"]))}
         code, setup = _text(tests, "code", "tests"), tests.get("setup") or ""
         if not isinstance(setup, str):
             raise TestsError(f"tests.setup is {type(setup).__name__}, expected text")

@@ -38,8 +38,10 @@ _FLOATS = {"nan", "inf", "-inf"}
 _NUM_ITEMS = {"i": 1, "u": 1, "f": 1, "c": 2, "b": 1, "B": 1, "r": 3}
 _NUM_ITEMS |= {"D": 1, "F": 2, "X": 1, "K": 1, "T": 1, "E": 3}
 _TEXT_TAGS = "iufbBDXKT"
-_CONTAINERS = "ltsSdOCq"
+_CONTAINERS = "ltsSdOCqIk"
 _MAPPINGS = "dOC"
+_LIKE = {"O": "d", "C": "d", "S": "s"}
+"""Tags of types whose values Python finds equal."""
 
 
 def from_json(value: Any) -> Tree:
@@ -136,18 +138,15 @@ def equal(
     actual: Tree, expected: Tree, *, tolerance: float = 0.0, exact_types: bool = False
 ) -> bool:
     """Whether a candidate's value (see `check`) equals the expected one; rules in the module."""
-    if not isinstance(expected, list):
-        return _equal_scalars(actual, expected, tolerance, exact_types)
-    if not isinstance(actual, list):
-        actual_number, expected_number = _number(actual), _number(expected)
-        if actual_number is None or expected_number is None:
-            return False
-        return _close(actual_number, expected_number, tolerance, exact_types)
-    tag, wanted = actual[0], expected[0]
-    if wanted in "if" and tag in "if":
-        return _equal_scalars(actual, expected, tolerance, exact_types)
+    number, wanted_number = _number(actual), _number(expected)
+    if number is not None and wanted_number is not None:
+        return _close(number, wanted_number, tolerance, exact_types)
+    if not (isinstance(actual, list) and isinstance(expected, list)):
+        return type(actual) is type(expected) and actual == expected
+    tag: str = actual[0]
+    wanted: str = expected[0]
     if not exact_types:
-        tag = {"O": "d", "C": "d"}.get(tag, tag)
+        tag, wanted = _LIKE.get(tag, tag), _LIKE.get(wanted, wanted)
         tag = "l" if tag == "t" and wanted == "l" else tag
     if tag != wanted or len(actual) != len(expected):
         return False
@@ -155,7 +154,7 @@ def equal(
         return _keys(actual[1:]) == _keys(expected[1:])
     if wanted in _MAPPINGS:
         return _equal_dicts(actual, expected, tolerance, exact_types)
-    if wanted in "ltqc":
+    if wanted in "ltqcIk":
         pairs = zip(actual[1:], expected[1:], strict=True)
         return all(equal(a, b, tolerance=tolerance, exact_types=exact_types) for a, b in pairs)
     return actual == expected
@@ -179,13 +178,6 @@ def _equal_dicts(actual: Tree, expected: Tree, tolerance: float, exact_types: bo
 
 def _pairs(tree: Tree) -> list[tuple[Tree, Tree]]:
     return list(zip(tree[1::2], tree[2::2], strict=True))
-
-
-def _equal_scalars(actual: Tree, expected: Tree, tolerance: float, exact_types: bool) -> bool:
-    actual_number, expected_number = _number(actual), _number(expected)
-    if actual_number is not None and expected_number is not None:
-        return _close(actual_number, expected_number, tolerance, exact_types)
-    return type(actual) is type(expected) and actual == expected
 
 
 def _number(node: Tree) -> int | float | None:
@@ -224,9 +216,10 @@ def _key(node: Tree) -> str:
         return hex(number) if isinstance(number, int) else repr(number)
     if not isinstance(node, list):
         return json.dumps(node)
-    if node[0] in "sS":
-        return f"S{_keys(node[1:])}"
-    return f"{node[0]}{[_key(item) for item in node[1:]]}"
+    # Joined, not shown as lists: quoting quotes doubles the length at each level of nesting.
+    tag = _LIKE.get(node[0], node[0])
+    keys = _keys(node[1:]) if tag == "s" else [_key(item) for item in node[1:]]
+    return f"{tag}[{','.join(keys)}]"
 
 
 def show(tree: Tree, limit: int = 300) -> str:

@@ -103,9 +103,8 @@ def _remove_sysv(kind: str) -> None:
             rows = table.read().splitlines()[1:]
     except FileNotFoundError:
         return
-    libc = ctypes.CDLL(None)
     for row in rows:
-        identifier = int(row.split()[1])
+        libc, identifier = ctypes.CDLL(None), int(row.split()[1])
         if kind == "sem":
             libc.semctl(identifier, 0, _IPC_RMID)
         else:

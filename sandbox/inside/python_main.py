@@ -5,9 +5,12 @@ Also the source of `python3 -c` for programs that start by exec; so it imports n
 
 from __future__ import annotations
 
+# Not `signal`, which brings in enum: two milliseconds of a new interpreter's fifteen.
+import _signal  # pyright: ignore[reportMissingImports]
+import _sitebuiltins
+import atexit
 import builtins
 import os
-import signal
 import sys
 from types import CodeType, ModuleType
 
@@ -18,9 +21,7 @@ _STARTED_AS = sys.modules.get("__main__")  # with `-c` that is us: it must outli
 
 def prepare(path: str, args: list[str]) -> ModuleType:
     """Make the interpreter look as if it had just been started with this file."""
-    import _sitebuiltins
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # a file over the limit then ends the program
+    _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)  # a file over the limit then ends the program
     sys.dont_write_bytecode = True
     sys.argv = [path, *args]
     sys.path = [os.path.dirname(os.path.abspath(path)), *sys.path, PACKAGES]
@@ -44,8 +45,6 @@ def run(path: str, main: ModuleType, code: CodeType | None = None) -> int:
     threading = sys.modules.get("threading")
     if threading is not None:
         status = _guard(threading._shutdown) or status  # type: ignore[attr-defined]
-    import atexit
-
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

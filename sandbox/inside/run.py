@@ -29,6 +29,24 @@ class Unclean(Exception):
     """Something of ours did not go as it must: the container is not to be used again."""
 
 
+class OutOfMemory(Unclean):
+    """The kernel ran out of the container's memory and took the zygote for it. That is the
+    program's doing, so it has a result all the same."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("the kernel killed the zygote for want of memory")
+        self.result = {
+            "outcome": "memory_limit",
+            "timed_out_on": None,
+            "exit_code": None,
+            "signal": int(signal.SIGKILL),
+            "wall_s": run.wall_s,
+            "cpu_s": 0.0,
+            "memory_mb": float(run.limits["memory_mb"]),
+            "files": [],
+        }
+
+
 class Run:
     """Start one program with one standard input, watch it, end it, measure it.
 
@@ -41,7 +59,6 @@ class Run:
     def __init__(
         self,
         zygote: socket.socket,
-        zygote_pid: int,
         zygote_bytes: int,
         gauge: meter.Meter,
         uid: int,
@@ -53,9 +70,8 @@ class Run:
         self.timed_out_on: str | None = None
         self.interrupted = False
         self._zygote, self._gauge, self._uid = zygote, gauge, uid
-        self._zygote_pid = zygote_pid
         self._zygote_bytes = zygote_bytes  # every run begins with that much of the zygote's memory
-        self._limits: dict[str, Any] = request["limits"]
+        self.limits: dict[str, Any] = request["limits"]
         self._on_data = on_data
         self._report: dict[str, Any] | None = None
         self._outputs: dict[int, list[bytes]] = {}
@@ -151,7 +167,7 @@ class Run:
     # --- while it runs ---------------------------------------------------------------------------
 
     def _check_limits(self) -> None:
-        limits, gauge = self._limits, self._gauge
+        limits, gauge = self.limits, self._gauge
         cpu_s = gauge.cpu_s() - time.process_time() - self._used_before
         passed_s, used_s = self.wall_s - self._checked_s, max(0.0, cpu_s - self._cpu_s)
         # Waiting for a CPU does not count: a busy machine is not the program's fault.
@@ -171,9 +187,8 @@ class Run:
         self._orphans_cpu_s += _reap()
 
     def _is_waiting(self) -> bool:
-        """True when something of the run could go on if it had a CPU."""
-        runs = (pid for pid in meter.pids() if pid not in (1, self._zygote_pid))
-        return any(map(meter.is_runnable, runs))
+        """True when something of the run, or the zygote on its behalf, only lacks a CPU."""
+        return any(meter.is_runnable(pid) for pid in meter.pids() if pid != 1)
 
     def _break(self, outcome: str, timed_out_on: str | None = None) -> None:
         if self.outcome is None:
@@ -187,7 +202,7 @@ class Run:
             return False
         if not data:
             return False
-        allowed = self._limits["output_bytes"] - self._num_bytes
+        allowed = self.limits["output_bytes"] - self._num_bytes
         self._num_bytes += len(data)
         if len(data) > allowed:
             self._break("output_limit")
@@ -220,6 +235,8 @@ class Run:
             text = self._zygote.recv(1 << 16)
         except ConnectionResetError:
             text = b""
+        if not text and self._gauge.oom_kills() > self._kills_before:
+            raise OutOfMemory(self)
         if not text:
             raise Unclean("the zygote is gone")
         message = json.loads(text)
@@ -230,7 +247,7 @@ class Run:
     # --- at its end ------------------------------------------------------------------------------
 
     def _drain(self, fd: int) -> None:
-        while self._num_bytes <= self._limits["output_bytes"] and self._read(fd):
+        while self._num_bytes <= self.limits["output_bytes"] and self._read(fd):
             pass
         os.close(fd)
 
@@ -238,7 +255,7 @@ class Run:
         return b"".join(self._outputs[fd])
 
     def _result(self) -> dict[str, Any]:
-        report, limits = self._report, self._limits
+        report, limits = self._report, self.limits
         assert report is not None
         status = report["status"]
         exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None

@@ -16,10 +16,9 @@ import traceback
 from typing import Any
 
 from sandbox.inside import frames, meter, place, zygote
-from sandbox.inside.run import Run, Unclean
+from sandbox.inside.run import OutOfMemory, Run, Unclean
 
 _PR_SET_DUMPABLE = 4
-_UID_STEP = 1
 _DRIVER = "sandbox.inside.python_main"
 
 
@@ -33,12 +32,12 @@ class Supervisor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         place.wipe()
-        self._uid = uid
+        self._uid = uid = _mapped(uid)
         self._gauge = meter.Meter()
-        self._zygote_pid, self._zygote = zygote.start(driver_source, preload)
+        pid, self._zygote = zygote.start(driver_source, preload)
         self._zygote.recv(1 << 10)  # it is warm
         os.setresuid(uid, 0, 0)  # the real user's rights go with every signal: see run._kill_all
-        self._zygote_bytes = meter.resident_bytes(self._zygote_pid)
+        self._zygote_bytes = meter.resident_bytes(pid)
         self._stopped = False
         self._run: Run | None = None
 
@@ -51,22 +50,31 @@ class Supervisor:
     def _job(self, job: dict[str, Any], blobs: list[bytes]) -> None:
         names = job["files"]
         files = dict(zip(names, blobs[: len(names)], strict=True))
-        why_unclean = ""
+        why_unclean, answer = "", b""
         self._stopped = False
         for index, (case, stdin) in enumerate(zip(job["cases"], blobs[len(names) :], strict=True)):
             try:
                 place.lay(files, job["executable"])
                 result, outputs = self._case(job, case, stdin)
                 place.wipe()
+            except OutOfMemory as error:
+                self._send({"op": "result", "id": job["id"], **error.result}, [b"", b""])
+                why_unclean = str(error)
+                break
             except (Unclean, OSError) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 why_unclean = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"
                 break
-            self._send({"op": "result", "id": job["id"], "index": index, **result}, outputs)
-            self._look_for_stop()
-            if self._stopped:
-                break
-        self._send({"op": "done", "id": job["id"], "unclean": why_unclean})
+            message = {"op": "result", "id": job["id"], "index": index, **result}
+            answer = frames.pack(message, outputs)
+            if index + 1 < len(job["cases"]):  # the last one goes with what follows
+                frames.write_all(self._out, answer)
+                answer = b""
+                self._look_for_stop()
+                if self._stopped:
+                    break
+        answer += frames.pack({"op": "done", "id": job["id"], "unclean": why_unclean})
+        frames.write_all(self._out, answer)
 
     def _case(
         self, job: dict[str, Any], case: dict[str, Any], stdin: bytes
@@ -80,10 +88,9 @@ class Supervisor:
             "env": job["env"],
             "limits": job["limits"],
         }
-        self._uid += _UID_STEP
+        self._uid += 1
         run = self._run = Run(
             self._zygote,
-            self._zygote_pid,
             self._zygote_bytes,
             self._gauge,
             self._uid,
@@ -124,6 +131,13 @@ class Supervisor:
 
     def _send(self, message: dict[str, Any], blobs: list[bytes] | tuple[()] = ()) -> None:
         frames.write_all(self._out, frames.pack(message, blobs))
+
+
+def _mapped(uid: int) -> int:
+    """The same id, or one that exists in the user namespace of a remapping daemon."""
+    with open("/proc/self/uid_map") as table:
+        num_ids = max(sum(map(int, line.split()[::2])) for line in table)
+    return uid if uid < num_ids else 1000 + uid % max(1, num_ids // 2)
 
 
 def main(sources: dict[str, str], uid: int, preload: dict[str, str]) -> None:

@@ -21,11 +21,12 @@ from typing import Any
 
 from sandbox.inside import place, python_main
 
+# Without threading, whose work after a fork costs every run more than importing it costs a few.
 _PRELOAD = """
-abc argparse array ast atexit base64 bisect builtins cmath collections collections.abc contextlib
-copy csv dataclasses datetime decimal enum fractions functools hashlib heapq inspect io itertools
-json linecache math numbers operator os.path pathlib pprint queue random re statistics string
-struct sys tempfile textwrap threading time traceback types typing unicodedata uuid zlib
+" abc array ast atexit base64 bisect builtins cmath collections collections.abc contextlib copy
+dataclasses datetime decimal enum fractions functools hashlib heapq inspect io itertools json
+linecache math numbers operator os.path pathlib random re statistics string struct sys textwrap
+time traceback types typing unicodedata zlib
 """
 CONTROL_FD = 900
 CHANNEL_FDS = (3, 4)
@@ -70,6 +71,9 @@ def _serve(control: socket.socket, driver_source: str, codes: dict[str, CodeType
     for name in _PRELOAD.split():
         importlib.import_module(name)
     libc = ctypes.CDLL(None, use_errno=True)
+    for name in [name for name in sys.modules if name.startswith("sandbox")]:
+        del sys.modules[name]  # a program sees an interpreter like any other
+    sys.path[:] = [folder for folder in sys.path if folder]
     gc.collect()
     gc.freeze()  # what is never looked at is never copied
     control.send(b'{"ready": true}')
@@ -113,8 +117,9 @@ def _become(
     _take_descriptors(fds)
     os.setsid()
     _limit(request["limits"])
-    with open("/proc/self/oom_score_adj", "w") as file:  # the kernel takes it before any of us
-        file.write("1000")
+    oom_score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(oom_score, b"1000")  # the kernel takes it before any of us
+    os.close(oom_score)
     uid = request["uid"]
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -132,9 +137,6 @@ def _become(
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # /proc/self is its own, as after an exec
     os.environ.clear()
     os.environ.update(environment)
-    for name in [name for name in sys.modules if name.startswith("sandbox")]:
-        del sys.modules[name]
-    sys.path = [folder for folder in sys.path if folder]
     main = python_main.prepare(request["python"], request["args"])
     control.close()
     code = codes[request["python"]] if request["preloaded"] else None

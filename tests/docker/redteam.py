@@ -367,6 +367,7 @@ RESOURCES = {
         "import zlib\nz = zlib.compress(bytes(50 << 20))\ndef double(x): return zlib.decompress(z)"
     ),
     "endless_integer": "def double(x): return 7 ** (7 ** 9)",
+    "endless_generator": "import itertools\ndef double(x): return (i for i in itertools.count())",
     "endless_generator_within": "import itertools\ndef double(x): return list(itertools.count())",
     "output_flood": "def double(x):\n  while True: print('x' * 10000)",
     "error_flood": "import sys\ndef double(x):\n  while True: sys.stderr.write('x' * 10000)",

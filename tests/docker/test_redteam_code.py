@@ -73,7 +73,8 @@ async def repel(verifier: CodeVerifier, tests: dict[str, Any], completion: str) 
     assert verdict.status in ("incorrect", "no_answer", "limit"), verdict
     assert verdict.reward == 0.0
     for honest_tests, program in HONEST:
-        after = await judge(verifier, honest_tests, program)
+        patient = {**honest_tests, "limits": {}}  # a busy machine must not look like an attack
+        after = await judge(verifier, patient, program)
         assert after.status == "correct", (verdict.detail, after.detail)
 
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module")]
 LIMITS = Limits(cpu_s=1, wall_s=2, memory_mb=128, output_bytes=100_000, file_bytes=1 << 20)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["runc", "runsc"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["runc"])
 async def box(request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
     sandbox = DockerSandbox(num_slots=1, runtime=request.param, patience_s=5)
     try:
@@ -303,7 +303,9 @@ open('file', 'w').write('mine')
 async def test_many_at_once(box: Pool, start: str) -> None:
     program = python("print(int(input()) ** 2)", start)
     jobs = (box.run(program, [Case(stdin=b"%d" % n)], LIMITS) for n in range(30))
-    assert [int(r[0].stdout) for r in await asyncio.gather(*jobs)] == [n * n for n in range(30)]
+    results = [one for [one] in await asyncio.gather(*jobs)]
+    assert {one.outcome for one in results} == {Outcome.EXITED}, results
+    assert [int(one.stdout) for one in results] == [n * n for n in range(30)]
 
 
 async def test_no_slot_in_time(box: Pool, start: str) -> None:
@@ -362,6 +364,19 @@ async def test_a_session_is_killed_at_its_end(box: Pool, start: str) -> None:
         await session.send(b"x")
         assert await session.receive() == b"x"
     assert (await run(box, python("print(1)", start))).stdout == b"1\n"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_an_error_in_a_session_frees_its_slot(box: Pool, start: str, finished: bool) -> None:
+    before = box.metrics.slots_started
+    with pytest.raises(KeyError):
+        async with box.session(python(ECHO, start), LIMITS) as session:
+            await session.send(b"x")
+            if finished:
+                await session.finish()
+            raise KeyError
+    assert (await run(box, python("print(1)", start))).stdout == b"1\n"
+    assert box.metrics.slots_started == before
 
 
 async def test_messages_wait_for_a_program_that_does_not_read(box: Pool, start: str) -> None:

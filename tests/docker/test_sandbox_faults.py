@@ -189,7 +189,16 @@ class PrivateDaemon:
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *("dockerd", "--host", self.url, "--data-root", f"{self._folder}/data"),
+                    # In a network of its own: it would take the machine's bridge away.
+                    *(
+                        "unshare",
+                        "--net",
+                        "dockerd",
+                        "--host",
+                        self.url,
+                        "--data-root",
+                        f"{self._folder}/data",
+                    ),
                     *("--exec-root", f"{self._folder}/exec", "--pidfile", f"{self._folder}/pid"),
                     *(
                         "--bridge",
@@ -219,8 +228,8 @@ class PrivateDaemon:
 
 @pytest.fixture
 def daemon(client: DockerClient) -> Iterator[PrivateDaemon]:
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("a second Docker daemon needs root and dockerd")
+    if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "unshare"))):
+        pytest.skip("a second Docker daemon needs root, dockerd and unshare")
     with tempfile.TemporaryDirectory(prefix="rlvr-dockerd-", ignore_cleanup_errors=True) as name:
         daemon = PrivateDaemon(Path(name))
         daemon.start()

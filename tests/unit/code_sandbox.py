@@ -64,6 +64,10 @@ class ForkSandbox:
             finally:
                 await session.finish()
 
+    def check_limits(self, limits: Limits) -> None:
+        if limits.memory_mb > 2048:
+            raise ValueError(f"limit memory_mb is {limits.memory_mb}, there are 2048")
+
     async def close(self) -> None:
         pass
 

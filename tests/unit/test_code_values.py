@@ -141,7 +141,7 @@ Point = collections.namedtuple("Point", "x y")
             Point(1, 2),
             True.__class__,
         ),
-        *(lambda: 1, (i for i in ()), iter([]), [Always(1)], {"a": {Always(2)}}, {Always(1): 1}),
+        *(lambda: 1, iter([]), [Always(1)], {"a": {Always(2)}}, {Always(1): 1}, iter),
         type("Counter", (dict,), {"__module__": "collections"})(),
     ],
     ids=lambda value: type(value).__name__,
@@ -185,6 +185,7 @@ EQUAL: list[tuple[Any, Any]] = [
     ({"a": (1,)}, {"a": [1]}),
     (10**30, {"__int__": str(10**30)}),
     ({1, 2}, {"__set__": [2, 1]}),
+    (frozenset([1]), {"__set__": [1]}),
     ({1: (2,)}, {"__dict__": [[1, {"__tuple__": [2]}]]}),
     (math.nan, {"__float__": "nan"}),
     (b"\x00", {"__bytes__": "00"}),
@@ -228,6 +229,18 @@ def test_tolerance_reaches_into_containers_but_not_to_ints() -> None:
 def test_a_claimed_dict_cannot_repeat_keys_to_look_larger() -> None:
     assert not equal(["d", "a", 1, "a", 1], from_json({"a": 1, "b": 1}))
     assert not equal(["s", 1, 1], from_json({"__set__": [1, 2]}))
+
+
+def test_the_deepest_values_are_compared_and_shown() -> None:
+    nested: Any = 1
+    frozen: Any = 1
+    for _ in range(MAX_DEPTH - 1):
+        nested, frozen = (nested,), frozenset([frozen])
+    for value in (nested, frozen):
+        tree = encode(value)
+        check(tree)
+        assert equal(tree, tree)
+        assert show(tree)
 
 
 def test_colliding_integers_cost_no_more_than_others() -> None:

@@ -230,7 +230,7 @@ async def test_arguments_changed_in_place_come_back_from_a_call_that_returns_non
 
 async def test_values_the_tests_cannot_be_given() -> None:
     code = "assert double(2) == 4"
-    for value in ("lambda: 4", "(i for i in ())", "object()", "type('I', (int,), {})(4)"):
+    for value in ("lambda: 4", "print", "object()", "type('I', (int,), {})(4)"):
         verdict = await judge(asserts(code), f"def double(x):\n    return {value}")
         assert verdict.status == "incorrect" and "type" in verdict.detail["reason"], value
 
@@ -264,6 +264,27 @@ async def test_tests_that_fail_on_a_value_are_the_candidates_fault() -> None:
         assert verdict.status == "incorrect", code
 
 
+async def test_a_name_that_is_missing_because_of_a_call_is_the_candidates_fault() -> None:
+    code = "try:\n    got = double(2)\nexcept Exception:\n    pass\nassert got == 4"
+    verdict = await judge(asserts(code), "def double(x):\n    raise ValueError")
+    assert verdict.status == "incorrect"
+
+
+async def test_a_deep_value_may_be_handed_back() -> None:
+    program = "def double(x):\n    v = x\n    for _ in range(199):\n        v = [v]\n    return v"
+    for code in ("assert double(double(1)) == 4", "assert double([[double(1)]]) == 4"):
+        assert (await judge(asserts(code), program)).status == "incorrect", code
+
+
+async def test_iterators_are_read_by_tests_but_equal_no_list() -> None:
+    code = "assert list(double(2)) == [4] and double(2) != [4]"
+    for value in ("(2 * y for y in [x])", "map(int, [4])", "zip([4])", "{4: 0}.keys()"):
+        wanted = code.replace("[4]", "[(4,)]") if "zip" in value else code
+        verdict = await judge(asserts(wanted), f"def double(x):\n    return {value}")
+        assert verdict.status == "correct", value
+        assert (await judge(function(([2], [4])), f"def double(x): return {value}")).reward == 0
+
+
 async def test_helpers_come_from_the_prompt_not_from_the_candidate() -> None:
     code = "assert double(helper(3)) == 6"
     body = "    return 2 * x\n"
@@ -293,6 +314,13 @@ async def test_helpers_come_from_the_prompt_not_from_the_candidate() -> None:
 async def test_a_function_is_continued_from_the_prompt_or_given_whole(completion: str) -> None:
     assert (await judge(asserts(CHECK), completion, HEAD)).status == "correct"
     assert (await judge(function(([2], 4)), completion, HEAD)).status == "correct"
+
+
+async def test_a_completion_may_begin_within_the_prompts_block() -> None:
+    prompt = f"Complete it.\n```python\n{HEAD}"
+    completion = "    return 2 * x\n```\nIt doubles:\n```\n>>> double(2)\n4\n```"
+    assert (await judge(asserts(CHECK), completion, prompt)).status == "correct"
+    assert (await judge(asserts(CHECK), completion, prompt, extract="block")).status == "correct"
 
 
 @pytest.mark.parametrize("completion", ["", "    pass\n", "    return None\n", "\n\n"])
@@ -364,9 +392,10 @@ async def test_a_sandbox_that_fails_us_is_tried_again_and_then_our_fault() -> No
     assert verdict.status == "error" and verdict.detail == {"reason": "a container died"}
 
 
-async def test_limits_below_what_a_program_needs() -> None:
-    verdict = await judge(function(([2], 4), memory_mb=1), DOUBLE)
-    assert verdict.status == "error" and "memory_mb" in verdict.detail["reason"]
+async def test_limits_no_program_or_no_sandbox_can_live_with() -> None:
+    for memory_mb in (1, 10**6):
+        verdict = await judge(function(([2], 4), memory_mb=memory_mb), DOUBLE)
+        assert verdict.status == "error" and "memory_mb" in verdict.detail["reason"]
     with pytest.raises(VerifierLoadError, match="memory_mb"):
         CodeVerifier(memory_mb=1)
     with pytest.raises(VerifierLoadError, match="extract"):

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,12 @@ async def test_nobody_waits_for_hours() -> None:
 async def test_no_more_requests_than_allowed_are_in_flight() -> None:
     sampled, server = await sample(lambda *_: completion(), num=20, concurrency=3)
     assert len(sampled) == 20 and server.most_running == 3
+
+
+async def test_requests_are_spaced_where_a_rate_is_given() -> None:
+    _, server = await sample(lambda *_: completion(), num=4, requests_per_minute=600)
+    gaps = [after - before for before, after in pairwise(server.times)]
+    assert sum(gaps) >= 0.25  # three gaps of 0.1 s, less what the arrivals jitter
 
 
 async def test_a_server_that_is_down_is_said_at_once() -> None:

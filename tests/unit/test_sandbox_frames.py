@@ -108,8 +108,8 @@ def test_collect_takes_plain_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cpu_s", 0), ("cpu_s", float("nan")), ("wall_s", -1), ("memory_mb", 8), ("processes", 0),
-     ("output_bytes", 0), ("file_bytes", 1), ("open_files", 3)],
+    [("cpu_s", 0), ("cpu_s", float("nan")), ("cpu_s", float("inf")), ("wall_s", -1),
+     ("memory_mb", 8), ("processes", 0), ("output_bytes", 0), ("file_bytes", 1), ("open_files", 3)],
 )  # fmt: skip
 def test_limits_below_what_python_needs_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"limit {name} is"):

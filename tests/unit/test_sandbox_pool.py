@@ -217,3 +217,17 @@ async def test_metrics() -> None:
 def test_quantile() -> None:
     assert [quantile([3, 1, 2, 4], q) for q in (0, 0.5, 0.99, 1)] == [1, 3, 4, 4]
     assert quantile([], 0.5) == 0
+
+
+async def test_first_come_first_served() -> None:
+    """A caller that comes back at once must not overtake those who wait."""
+    factory = Factory(num_slots=1)
+    num_served = [0, 0, 0]
+
+    async def caller(index: int) -> None:
+        while sum(num_served) < 300:
+            await factory.run(b"a")
+            num_served[index] += 1
+
+    await asyncio.gather(*(caller(index) for index in range(3)))
+    assert max(num_served) - min(num_served) <= 2

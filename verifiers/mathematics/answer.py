@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     """Why there is no expression."""
 
 
-_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
+PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _CURRENCY = re.compile(
     r"^(-?)\s?(?:\\?\$|€|£|¥|₹|USD\s|US\\?\$|EUR\s|Rs\.?\s?|\\pounds\s|\\euro\s)\s?"
 )
@@ -68,6 +68,14 @@ _LABEL = re.compile(
 _IMPLIES = re.compile(
     r"\\(?:implies|Rightarrow|Longrightarrow|therefore|rightarrow)(?![A-Za-z])|⇒|⟹|∴"
 )
+_LEADING = re.compile(r"^(?:=|\\approx(?![A-Za-z])|\\sim(?![A-Za-z])|≈|~)\s?")
+_DELIMITER = re.compile(r"\\[()\[\]]")
+_FIRST = re.compile(r"[^\s^/=]*")
+_LONG_WORD = re.compile(r"[A-Za-z]{4}")
+_OPTION = re.compile(r"^(?:option|choice|answer)\s+", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|an?) ")
+_STYLE = re.compile(r"\\(?:text|mathrm|mathbf|mbox|operatorname)\s?(?=\{)")
+_BRACED = re.compile(r"\{(\w)\}")
 _WORDS = re.compile(r"[^\W_]+")
 _TEXT_MACRO = re.compile(rf"{_MACRO}\s?\{{([^{{}}]*)\}}")
 _TEXTUAL = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'&()/-]*")
@@ -76,7 +84,8 @@ _REALS = re.compile(
 )
 _EMPTY = re.compile(r"(?:the )?empty set|no (?:real )?solutions?", re.IGNORECASE)
 _OPAQUE = re.compile(
-    r"\\(?:sum|prod|int|iint|oint|lim|max|min|sup|inf|partial)(?![A-Za-z])|\\\{.*(?:\\mid|\||:)"
+    r"\\(?:sum|prod|int|iint|oint|lim|max|min|sup|inf|partial|[pb]mod|mathbb)(?![A-Za-z])"
+    r"|\\begin\s?\{(?:cases|aligned)\}|\\\{.*(?:\\mid|\||:)"
 )
 _CHOICE = re.compile(rf"\(?([{CHOICES}])\)?")
 _CHOICE_FIRST = re.compile(rf"(?:\(([{CHOICES}])\)|([{CHOICES}])(?:[).:]|$))(?:\s|\W|$)")
@@ -93,13 +102,14 @@ def read(text: str, *, letter_units: bool = False) -> Answer:
     Raises:
         TooLarge: the text or the expression passes a limit.
     """
-    if _PLAIN_NUMBER.fullmatch(text) is not None:
+    if PLAIN_NUMBER.fullmatch(text) is not None:
         return Answer(text, parse(text), None, None)
     text = clean(text)
     body = undress(_IMPLIES.split(text)[-1])
     if body.count("$") > 1 and body.count("$") % 2 == 0:  # `$28$ percent`, `$x$ and $y$`
         body = undress(body.replace("\\$", "").replace("$", " "))
-    body = undress(re.sub(r"\\[()\[\]]", " ", body)) if "\\(" in body or "\\[" in body else body
+    body = undress(_DELIMITER.sub(" ", body)) if "\\(" in body or "\\[" in body else body
+    body = _LEADING.sub("", body)
     inner = _TEXT_MACRO.fullmatch(body)
     if inner is not None and any(char.isdigit() for char in inner[1]):  # `\\text{12 eggs}`
         body = undress(inner[1])
@@ -158,7 +168,7 @@ def _names_unit(text: str) -> bool:
 
 
 def _words_name_unit(text: str, spaced: bool, letter_units: bool) -> bool:
-    first = re.split(r"[\s^/]", text.lstrip("("))[0]
+    first = _first(text.lstrip("("))
     if first.lower() in _NOT_UNITS or set(text.lower().split()) & {"and", "or", "if"}:
         return False
     if len(first) == 1:
@@ -166,8 +176,13 @@ def _words_name_unit(text: str, spaced: bool, letter_units: bool) -> bool:
     return is_symbol(first) or (spaced and len(first) > 2)
 
 
+def _first(text: str) -> str:
+    match = _FIRST.match(text)
+    return match[0] if match else ""
+
+
 def _is_math_word(label: str) -> bool:
-    first = re.split(r"[\s=]", label)[0].lower()
+    first = _first(label).lower()
     return first in _NOT_UNITS or (len(first) < 3 and not label.startswith("\\"))
 
 
@@ -188,7 +203,7 @@ def is_text(answer: Answer) -> bool:
         return "nan" not in words(text).split()
     if inner is not None:
         return len(text) > 1
-    return words(text) in ("yes", "no", "true", "false") or bool(re.search(r"[A-Za-z]{4}", text))
+    return words(text) in ("yes", "no", "true", "false") or bool(_LONG_WORD.search(text))
 
 
 def words(text: str) -> str:
@@ -213,21 +228,18 @@ def same_text(gold: str, text: str) -> bool:
     letter = choice(gold)
     if letter is not None:
         plain = undress(_TEXT_MACRO.sub(r"\1", text).strip())
-        plain = re.sub(r"^(?:option|choice|answer)\s+", "", plain, flags=re.IGNORECASE)
+        plain = _OPTION.sub("", plain)
         match = _CHOICE.fullmatch(plain.upper()) or _CHOICE_FIRST.match(plain)
         return match is not None and letter in match.groups()
     gold_words, text_words = words(gold), words(text)
     if gold_words in ("yes", "no", "true", "false"):
         return text_words.split(" ")[0] == gold_words
-    articles = re.compile(r"^(?:the|an?) ")
-    return bool(gold_words) and articles.sub("", gold_words) == articles.sub("", text_words)
+    return bool(gold_words) and _ARTICLE.sub("", gold_words) == _ARTICLE.sub("", text_words)
 
 
 def canonical(text: str) -> str:
     """A spelling in which equal strings mean equal answers, for what the parser does not read."""
-    text = re.sub(r"\\(?:text|mathrm|mathbf|mbox|operatorname)\s?(?=\{)", "", text)
-    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
-    return re.sub(r"\s+", "", text)
+    return "".join(_BRACED.sub(r"\1", _STYLE.sub("", text)).split())
 
 
 def is_opaque(answer: Answer) -> bool:

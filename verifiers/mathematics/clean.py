@@ -59,6 +59,7 @@ _WRAPPERS = (
     ("'''", "'''"), ("'", "'"), ('"', '"'), ("*", "*"), ("\\boxed{", "}"), ("\\fbox{", "}"),
     ("{", "}"),
 )  # fmt: skip
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 MAX_LAYERS = 10
 """Nobody dresses an answer more often; the rest is for the parser to count as nesting."""
 _WRAPPING_CHARS = frozenset(left[0] for left, _ in _WRAPPERS)
@@ -109,7 +110,7 @@ def undress(text: str) -> str:
 def balanced_end(text: str, start: int) -> int | None:
     """Position of the `}` that closes the brace opened just before `start`; null if none does."""
     depth = 1
-    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+    for match in _BRACE.finditer(text, start):
         depth += (match[0] == "{") - (match[0] == "}")
         if depth == 0:
             return match.start()

@@ -109,7 +109,7 @@ def same_answer(gold: Answer, answer: Answer, oracle: Oracle, *, allow_calculati
         if gold.unit.factor != answer.unit.factor:
             answer_expr = scaled(answer_expr, answer.unit, gold.unit)
     if gold_expr.head == answer_expr.head == "num":
-        return oracle.equal(gold_expr, answer_expr)
+        return gold_expr.data[0] == answer_expr.data[0] or oracle.equal(gold_expr, answer_expr)
     comparison = _Comparison(oracle, allow_calculation)
     try:
         if comparison.same(gold_expr, answer_expr):
@@ -227,18 +227,21 @@ class _Comparison:
         return None, self._agreed([head, *values], expr.data)
 
     def _agreed(self, values: Sequence[Expr], operators: Sequence[str]) -> Expr:
-        """The common value of a chain: its last exact member."""
+        """The common value of a chain: its last exact member, if possible one that is worked out
+        (`18 = 9 \\times 2`)."""
         result = values[0]
+        exact = [result]
         for operator, value in zip(operators, values[1:], strict=True):
             if operator == "eq":
                 if not self._same_member(result, value):
                     raise Undefined("a chain of equations contradicts itself")
                 result = value
+                exact.append(value)
             elif not self._near(result, value):
                 raise Undefined("an approximation that is not one")
             else:
-                return result
-        return result
+                break
+        return next((value for value in reversed(exact) if not is_calculation(value)), result)
 
     def _same_member(self, first: Expr, second: Expr) -> bool:
         lenient = _Comparison(self.oracle, allow_calculation=True)
@@ -263,7 +266,17 @@ class _Comparison:
                 return self._inequalities(gold, answer)
         if not all(_may_be_region(expr) for expr in (gold, answer)):
             return False
+        if self._same_intervals(gold, answer):
+            return True
         return self.oracle.region(gold) == self.oracle.region(answer)
+
+    def _same_intervals(self, gold: Expr, answer: Expr) -> bool:
+        """End by end, by the rules for numbers: `(0.6, 2.66666667]` for `(3/5, 8/3]`."""
+        if gold.head != answer.head or gold.data != answer.data:
+            return False
+        if gold.head == "union" and len(gold.args) == len(answer.args):
+            return all(map(self._same_intervals, gold.args, answer.args))
+        return gold.head == "interval" and self._items(gold.args, answer.args)
 
     def _inequalities(self, gold: Expr, answer: Expr) -> bool:
         """Inequalities in several variables: the same up to a positive factor, link by link."""
@@ -293,6 +306,8 @@ class _Comparison:
                 expr.args if expr.head == "set" else (expr,) for expr in (gold, answer)
             )
             return len(first) == len(second) == 1 and self.same(first[0], second[0])
+        if answer.head == "list" and gold.head not in _COLLECTIONS:  # `3/4 or 0.75`
+            return all(self.same(gold, item) for item in answer.args)
         if heads <= {"list", "set"}:
             return self._unordered(gold.args, answer.args, distinct="set" in heads)
         if heads in ({"tuple"}, {"ratio"}, {"tuple", "list"}):

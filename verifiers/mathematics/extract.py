@@ -20,9 +20,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from verifiers.mathematics.answer import read, words
+from verifiers.mathematics.answer import PLAIN_NUMBER, is_opaque, read, words
 from verifiers.mathematics.clean import balanced_end, undress
-from verifiers.mathematics.expr import MAX_CHARS, TooLarge, walk
+from verifiers.mathematics.expr import MAX_CHARS, TooLarge, symbols, walk
 from verifiers.mathematics.parse import FUNCTION_NAMES
 from verifiers.mathematics.units import find_unit, is_symbol
 
@@ -59,7 +59,7 @@ class Kind(NamedTuple):
 class Found(NamedTuple):
     rule: str
     candidates: tuple[str, ...]
-    """Texts to try, the most complete first."""
+    """Texts to try, the most complete first; none if the completion contradicts itself."""
 
 
 _STOP = re.compile(
@@ -87,6 +87,12 @@ _ANSWER = re.compile(
 )
 _A = re.compile(r"(?:^|\n)[ \t*_]{0,9}A:")
 _OPTION = re.compile(r"\b(?:correct|right|best)\s(?:option|choice)\s(?:is\b|:)", re.IGNORECASE)
+_PLAIN_CLAIM = re.compile(
+    r"[\s*_:]{0,9}\$?(-?[0-9]{1,30}(?:,[0-9]{3}){0,9}(?:\.[0-9]{1,30})?)(?:\$|\*\*)?"
+    r"(?:\.?(?=\n)|\.?\Z|\.(?=\s))"
+)
+_DENIAL = re.compile(r"(?:not|never|neither|cannot|unknown)\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|never)\s[$\\(]{0,3}$", re.IGNORECASE)
 _FILLER = re.compile(
     r"(?:(?:approximately|about|roughly|simply|just|therefore|thus|then|indeed|equal to|given by"
     r"|that|exactly|clearly|also|option|choice|[:>=]|->|\\approx|≈)\s*)+",
@@ -99,6 +105,7 @@ _SPAN = re.compile(
     r"|(?<!\\)\$(?P<d>[^$\n]{1,2000}?)(?<!\\)\$",
     re.DOTALL,
 )
+_FORMULA_SIGN = re.compile(r"\$|\\[(\[)\]]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _MARKUP = re.compile(r"\*\*(?![0-9(])|(?<![0-9A-Za-z)])\*\*|(?<!\S)__|__(?!\S)|`")
 _LATEX_WORD = re.compile(
@@ -128,15 +135,22 @@ _PLAIN = frozenset(
         "pct",
     )
 )
+_FRACTION = r"\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\}"
 _NUMBER = re.compile(
+    r"(?=[-−–+\\$€£¥.0-9])"  # most positions are out at once
     r"(?:(?<![0-9A-Za-z)\]}%$])[-−–+]\s?)?(?:\\?[$€£¥]\s?)?(?:(?<![0-9A-Za-z)\]}])-)?"
     r"(?<![0-9A-Za-z_^\\.])(?<![0-9]\.)(?<![0-9],)(?<!\^\{)(?<!_\{)"
-    r"(?:\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\}"
-    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)?(?:\.[0-9]+)?"
-    r"(?:[eE][-+]?[0-9]+)?(?:\s[0-9]+/[0-9]+(?![0-9/])|\s?/\s?[0-9]+(?![0-9/])|\s?\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\})?)"
+    rf"(?:{_FRACTION}"
+    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+"
+    r"|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+    rf"(?:[ ][0-9]+/[0-9]+(?![0-9/])|\s?/\s?[0-9]+(?![0-9/])|\s?{_FRACTION})?)"
     r"(?:\s?\\?%)?"
 )
 _ARITHMETIC = ("+", "-", "*", "/", "=", "×", "÷", "−", "times", "cdot", "div", "approx")
+_LINE_OR_FORMULA_END = re.compile(r"\n|\$|\\[)\]]")
+_ASIDE = re.compile(r",\s|\s(?:because|since|for|when|if|as|which)\s|\s\(")
+_WORD = re.compile(r"[A-Za-z]+")
+_NUMBER_AND_NOUN = re.compile(r"\W*[0-9][0-9.,/]*\s?\\?%?\s?[A-Za-z]+\W*")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
 
@@ -149,15 +163,17 @@ def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
     text = _settled_part(completion)
     if text is None:
         return None
-    claim = _last_claim(text, kind)
+    folded = text.lower()
+    claim = _last_claim(text, folded, kind)
     if claim is not None:
-        return claim if claim.candidates else None
-    for start in _answer_starts(text):
+        return claim
+    for start in _answer_starts(text, folded):
         candidates = _claimed(text, start, kind)
         if candidates:
             return Found("answer is", candidates)
-    bare = undress(text)
-    if bare and len(bare) <= MAX_BARE_CHARS and _is_answer(bare):
+    bare = undress(text) if len(text) <= 2 * MAX_BARE_CHARS else ""
+    one_line = "\n" not in bare or "\\" in bare  # a formula may be set on several
+    if bare and one_line and len(bare) <= MAX_BARE_CHARS and _is_answer(bare):
         return Found("bare", (bare,))
     if kind.text and bare and len(bare.split()) <= MAX_BARE_WORDS and "\n" not in bare:
         return Found("bare", (bare, *(span for span in map(_inside, _SPAN.finditer(bare)))))
@@ -171,7 +187,7 @@ def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
 def gold_text(answer: str) -> str:
     r"""The answer in a gold, which may be a whole solution: `... #### 18`, `\boxed{18}`."""
     if "\\boxed" in answer or "\\fbox" in answer or "####" in answer:
-        claim = _last_claim(answer, Kind(several=True))
+        claim = _last_claim(answer, answer.lower(), Kind(several=True))
         if claim is not None and claim.candidates:
             return claim.candidates[0]
     if len(answer) > MAX_BARE_CHARS:
@@ -189,20 +205,19 @@ def _settled_part(completion: str) -> str | None:
     elif "<think>" in text:
         return None
     text = text.strip()
-    stop = next((match for match in _STOP.finditer(text) if text[: match.start()].strip()), None)
+    stop = _STOP.search(text, 1)  # not at the very start
     return text if stop is None else text[: stop.start()]
 
 
 # Claims
 
 
-def _last_claim(text: str, kind: Kind) -> Found | None:
+def _last_claim(text: str, folded: str, kind: Kind) -> Found | None:
     """The last outright claim. Without candidates: boxes that contradict each other."""
     claims: list[tuple[int, Found]] = []
     boxed = _boxed(text, kind)
     if boxed is not None:
         claims.append(boxed)
-    folded = text.lower()
     for start in _last_ends(_FINAL, text, folded, "final"):
         candidates = _claimed(text, start, kind)
         if candidates:
@@ -257,7 +272,7 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
         rest = text[at : at + 2 * MAX_CHARS]
         end = balanced_end(rest, 0)
         if end is None:  # unclosed: the rest of the formula, or of the line
-            content = re.split(r"\n|\$|\\[)\]]", rest, maxsplit=1)[0]
+            content = _LINE_OR_FORMULA_END.split(rest, maxsplit=1)[0]
             at += len(content)
         else:
             at += end + 1
@@ -271,9 +286,14 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
     """Candidates in the sentence that begins at `start`; none if it states no answer."""
+    plain = _PLAIN_CLAIM.match(text, start)
+    if plain is not None:  # most claims
+        return (plain[1],)
     rest = text[start : start + 4 * MAX_CHARS].lstrip()
     rest = _FILLER.sub("", rest, count=1) if _FILLER.match(rest) else rest
     rest = rest.lstrip(" \t\n*_:")
+    if _DENIAL.match(rest):
+        return ()
     candidates: list[str] = []
     span = _SPAN.match(rest)
     end = _sentence_end(rest, span.end() if span else 0)
@@ -298,18 +318,15 @@ def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
         spans = list(_SPAN.finditer(rest[:end]))
         if spans and _is_answer(_inside(spans[-1])):
             candidates.append(_inside(spans[-1]))
-        elif (
-            head := re.split(r",\s|\s(?:because|since|for|when|if|as|which)\s|\s\(", sentence)[0]
-        ) and (_is_answer(head)):
+        elif (head := _ASIDE.split(sentence, maxsplit=1)[0]) and (_is_answer(head)):
             candidates.append(head)
     if not candidates and sentence and not rest[end:].strip(" .$*\n") and not _numbers(sentence):
         candidates.append(sentence)  # it is what the text ends in, and it is no such answer
     return tuple(candidates)
 
 
-def _answer_starts(text: str) -> list[int]:
+def _answer_starts(text: str, folded: str) -> list[int]:
     """Where what "answer is" and the like announce begins, last first."""
-    folded = text.lower()
     starts = _last_ends(_ANSWER, text, folded, "answer")
     if "a:" in folded:
         starts.extend(match.end() for match in _last_few(_A, text))
@@ -341,7 +358,7 @@ def _last_few(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
 def _sentence_end(text: str, start: int) -> int:
     """Where the sentence ends; formulas are not cut."""
     at = start
-    spans = [span.span() for span in _SPAN.finditer(text)]
+    spans = [span.span() for span in _SPAN.finditer(text)] if _FORMULA_SIGN.search(text) else []
     while (match := _SENTENCE_END.search(text, at)) is not None:
         inside = [end for begin, end in spans if begin < match.start() < end]
         if not inside:
@@ -369,9 +386,12 @@ def _claimed_number(sentence: str) -> str | None:
 
 def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
     """The last formula with its end, if it stands near the end of the text."""
+    if not _FORMULA_SIGN.search(text, max(0, len(text) - MAX_TAIL_CHARS - 2)):
+        return None  # none ends there
     for span in _last_few(_SPAN, text)[:1]:
         inner = _inside(span)
-        if len(text) - span.end() <= MAX_TAIL_CHARS and (_is_answer(inner) or kind.text):
+        near = len(text) - span.end() <= MAX_TAIL_CHARS
+        if near and (kind.text or (_is_answer(inner) and not (kind.number and _is_open(inner)))):
             return span.end(), Found("last formula", (inner,))
     return None
 
@@ -379,7 +399,7 @@ def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
 def _last_number(text: str) -> tuple[int, Found] | None:
     """The last number with its start."""
     last_digit = max(map(text.rfind, "0123456789"))
-    for num_chars in (100, MAX_NUMBER_SEARCH_CHARS) if last_digit >= 0 else ():
+    for num_chars in (30, MAX_NUMBER_SEARCH_CHARS) if last_digit >= 0 else ():
         numbers = _numbers(text, max(0, last_digit - num_chars))
         if numbers:
             return numbers[-1].start(), Found("last number", (numbers[-1][0],))
@@ -392,10 +412,12 @@ def _numbers(text: str, start: int = 0) -> list[re.Match[str]]:
     for match in _NUMBER.finditer(text, start):
         if not any(char.isdigit() for char in match[0]):
             continue
+        if _DENIED.search(text[max(0, match.start() - 12) : match.start()]):
+            continue
         rest = text[match.end() : match.end() + 12]
         if rest.lstrip()[:1] == "^" or rest[:1] == "_" or _ORDINAL.match(rest):
             continue
-        letters = re.match(r"[A-Za-z]+", rest)
+        letters = _WORD.match(rest)
         if letters and not is_symbol(letters[0]) and len(letters[0]) < 3:
             continue
         found.append(match)
@@ -408,16 +430,29 @@ def _inside(span: re.Match[str]) -> str:
 
 def _is_answer(text: str) -> bool:
     """Whether a text reads as an expression with at most a unit, and not as prose."""
+    if PLAIN_NUMBER.fullmatch(text) is not None:
+        return True
     if not text or len(text) > MAX_CHARS or _is_prose(text):
         return False
     try:
         expr = read(text, letter_units=True).expr
     except TooLarge:
         return True  # it is one; that it cannot be judged is for the verdict to say
-    return expr is not None and not any(
+    if expr is None:
+        return is_opaque(read(text, letter_units=True))
+    return not any(
         node.head == "sym" and len(words(node.data)) > 3 and node.data[0] != "\\"
         for node in walk(expr)
     )
+
+
+def _is_open(text: str) -> bool:
+    """Whether a formula has variables and gives them no value: `x^2`, not `x = 4`."""
+    try:
+        expr = read(text, letter_units=True).expr
+    except TooLarge:
+        return False
+    return expr is not None and expr.head != "rel" and bool(symbols(expr))
 
 
 def _is_prose(text: str) -> bool:
@@ -438,4 +473,4 @@ def _is_prose(text: str) -> bool:
 
 def _ends_in_noun(text: str) -> bool:
     """A number and one word: `12 eggs`."""
-    return re.fullmatch(r"\W*[0-9][0-9.,/]*\s?\\?%?\s?[A-Za-z]+\W*", text) is not None
+    return _NUMBER_AND_NOUN.fullmatch(text) is not None

@@ -7,7 +7,8 @@ Conventions where spelling is ambiguous:
 
 * letters stand side by side for a product (`xy`), words of four letters and more for one symbol;
 * `e` and `i` are the constants; `\log` without a base is the decimal logarithm;
-* `f`, `g`, `h` before a parenthesis are functions, any other letter is a factor;
+* `f`, `g`, `h` before a parenthesis are functions, as is any letter in `P(x) = ...`; other letters
+  are factors;
 * `2^10` is two to the ten, `\frac12` a half, `\sqrt13` the root of thirteen;
 * `3\frac12` and `3 1/2` are mixed numbers if the fraction is proper, else nothing;
 * `1,234` is a number outside brackets and two items inside; `1,23` is two items;
@@ -20,6 +21,7 @@ import re
 from fractions import Fraction
 
 from verifiers.mathematics.expr import (
+    CONSTANTS,
     MAX_DEPTH,
     MAX_DIGITS,
     MAX_EXPONENT,
@@ -30,6 +32,7 @@ from verifiers.mathematics.expr import (
     TooLarge,
     neg,
     num,
+    symbols,
 )
 
 _NUMBER = re.compile(
@@ -39,7 +42,7 @@ _NUMBER = re.compile(
     r"(?:[eE](?P<exponent>[+-]?[0-9]+)(?![0-9A-Za-z.]))?"
 )
 _PLAIN_NUMBER = re.compile(r"-?([0-9]{1,30}(?:\.[0-9]{1,30})?)")
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?")
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\s?\{\s?([0-9]+)\s?\}")
 _TOKEN = re.compile(r"\s*(\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9.]|<=|>=|!=|==|\*\*|->|.)?", re.DOTALL)
 _TEXT = re.compile(
@@ -47,7 +50,14 @@ _TEXT = re.compile(
     r"|boldsymbol|bold|bm|rm|bf)(?![A-Za-z])\s?(?:\{([^{}]*)\})?"
 )
 _SUBSCRIPT = re.compile(r"\s?_\s?(?:\{([^{}]{1,20})\}|([0-9A-Za-z]))")
+_DEFINES = re.compile(r"\(\s?[A-Za-z]\s?\)\s?=")
+_BUILDER = re.compile(
+    r"\s?([A-Za-z])\s?(?:\\in\s?\\mathbb\s?\{?\s?R\s?\}?\s?)?(?:\\mid|\\vert|\||:)(?![A-Za-z])"
+)
 _BEGIN = re.compile(r"\s?\{([a-zA-Z]*matrix|array|aligned)\*?\}(?:\s?\{[lcr| ]*\})?")
+_SET_LETTER = re.compile(r"\{\s?([A-Z])\s?\}|([A-Z])")
+_CAPITALS = re.compile(r"[A-Z]*")
+_END = re.compile(r"\s?\{[a-zA-Z]*\*?\}")
 
 _RELATIONS = {
     "=": "eq", "==": "eq", "\\equiv": "eq", "<": "lt", "\\lt": "lt", ">": "gt", "\\gt": "gt",
@@ -436,7 +446,10 @@ class _Parser:
         while self.at < len(self.text) and self.text[self.at] == "'":
             name += "'"
             self.at += 1
-        if name[0] in _UNKNOWN_FUNCTIONS and self.at < len(self.text) and self.text[self.at] == "(":
+        is_defined = name not in CONSTANTS and _DEFINES.match(self.text, self.at) is not None
+        if is_defined or (
+            name[0] in _UNKNOWN_FUNCTIONS and self.text[self.at : self.at + 1] == "("
+        ):
             self.take()
             inner = self._inside(")")
             args = inner.args if inner.head == "list" else (inner,)
@@ -505,7 +518,7 @@ class _Parser:
 
     def _blackboard(self) -> Expr:
         self._space()
-        match = re.compile(r"\{\s?([A-Z])\s?\}|([A-Z])").match(self.text, self.at)
+        match = _SET_LETTER.match(self.text, self.at)
         if match is None or (match[1] or match[2]) != "R":
             raise ParseError("a number set other than the reals")
         self.at = match.end()
@@ -513,7 +526,7 @@ class _Parser:
 
     def _rest_of_word(self) -> str:
         self._space()
-        match = re.compile(r"[A-Z]*").match(self.text, self.at)
+        match = _CAPITALS.match(self.text, self.at)
         assert match is not None
         self.at = match.end()
         return match[0]
@@ -615,8 +628,20 @@ class _Parser:
         if self.peek() == "\\}":
             self.take()
             return Expr("empty")
+        builder = _BUILDER.match(self.text, self.at)
+        if builder is not None:
+            return self._condition(builder)
         inner = self._inside("\\}")
         return Expr("set", inner.args if inner.head == "list" else (inner,))
+
+    def _condition(self, builder: re.Match[str]) -> Expr:
+        """`\\{x \\mid 0 < x, x < 3\\}` is the inequalities after the bar."""
+        self.at = builder.end()
+        inner = self._inside("\\}")
+        conditions = inner.args if inner.head in ("list", "and", "or") else (inner,)
+        if not all(_is_inequality(item) and _has(item, builder[1]) for item in conditions):
+            raise ParseError("a set described by something other than inequalities")
+        return Expr("and", conditions) if inner.head == "list" else inner
 
     def _delimited(self, head: str, closer: str) -> Expr:
         bars, self.bars = self.bars, 0
@@ -649,7 +674,7 @@ class _Parser:
             elif token != "&":
                 raise ParseError(f"{token!r} in a matrix")
         self.take()
-        closing = re.compile(r"\s?\{[a-zA-Z]*\*?\}").match(self.text, self.at)
+        closing = _END.match(self.text, self.at)
         if closing is None:
             raise ParseError("a matrix that is not closed")
         self.at = closing.end()
@@ -738,6 +763,10 @@ def _root(arg: Expr, degree: Expr) -> Expr:
 
 def _is_inequality(expr: Expr) -> bool:
     return expr.head == "rel" and bool({"lt", "le", "gt", "ge", "ne"} & set(expr.data))
+
+
+def _has(expr: Expr, name: str) -> bool:
+    return symbols(expr) == {name}
 
 
 def _name(expr: Expr) -> str:

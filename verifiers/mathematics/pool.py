@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 MAX_REQUESTS = 5_000
 START_TIMEOUT_S = 60.0
 """For the imports of a new worker on a busy machine; not part of any verdict's deadline."""
+_CLOSED = "the math verifier was closed while a verdict was under way"
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from verifiers.mathematics.worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
@@ -69,7 +70,8 @@ class Pool:
         # so one thread that lives as long as the pool starts them all.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="math-pool")
         self._workers = [_Worker(self._starter, memory_mb) for _ in range(size)]
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        # In turn: a worker that was killed starts anew while the others have theirs.
+        self._idle: queue.Queue[_Worker] = queue.Queue()
         for worker in self._workers:
             self._idle.put(worker)
         self._closed = False
@@ -85,7 +87,7 @@ class Pool:
         worker = self._idle.get()
         try:
             if self._closed:
-                raise PoolClosed("the math verifier was closed while a verdict was under way")
+                raise PoolClosed(_CLOSED)
             return worker.ask(request, timeout_s)
         finally:
             self._idle.put(worker)
@@ -117,6 +119,8 @@ class _Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self._requests = 0
         self._buffer = b""
+        self._is_ready = False
+        self._closed = False
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Reply:
         if self.process is not None and (
@@ -124,7 +128,8 @@ class _Worker:
         ):
             self.stop()
         if self.process is None:
-            self._start()
+            self.start()
+        self._await_ready()
         process = self.process
         assert process is not None and process.stdin is not None
         self._requests += 1
@@ -139,6 +144,7 @@ class _Worker:
             line = self._line(deadline)
             if line is None:
                 self.stop()
+                self.start()  # the next request need not wait for the imports
                 return Reply(Outcome.TIME, stages, f"it passed the deadline of {timeout_s:g} s")
             if not line:
                 return Reply(Outcome.DIED, stages, self.stop(died=True))
@@ -151,6 +157,8 @@ class _Worker:
                 deadline = time.monotonic() + timeout_s
 
     def kill(self) -> None:
+        """Kill the process for good."""
+        self._closed = True
         process = self.process
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -173,11 +181,20 @@ class _Worker:
                 stream.close()
         return f"it died by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, without waiting until it is ready."""
+        if self._closed:
+            return
         self.process = self._starter.submit(self._spawn).result()
-        self._requests, self._buffer = 0, b""
-        if self._line(time.monotonic() + START_TIMEOUT_S) != b'"ready"':
-            raise OSError(f"a worker process of the math verifier did not start: {self.stop()}")
+        self._requests, self._buffer, self._is_ready = 0, b"", False
+
+    def _await_ready(self) -> None:
+        if self.process is None:
+            raise PoolClosed(_CLOSED)
+        if not self._is_ready and self._line(time.monotonic() + START_TIMEOUT_S) != b'"ready"':
+            why = self.stop(died=True)
+            raise OSError(f"a worker process of the math verifier did not start: {why}")
+        self._is_ready = True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

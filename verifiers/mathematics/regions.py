@@ -138,7 +138,10 @@ def _half_line(
 
     def at(x: Fraction | int) -> Fraction:
         value = num(x)
-        return number(substitute(left, name, value)) - number(substitute(right, name, value))
+        try:
+            return number(substitute(left, name, value)) - number(substitute(right, name, value))
+        except Undefined:  # a pole
+            raise NotLinear(name) from None
 
     if left.head == "oo" or right.args[:1] == (Expr("oo"),) or right.head == "oo":
         return LINE  # `-oo < x`, `x < oo`

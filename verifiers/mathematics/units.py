@@ -74,13 +74,15 @@ _WRAPPER = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|textnormal|textit|textrm|mathit|operatorname|rm|bf)"
     r"(?![A-Za-z])\s?"
 )
+_BRACED_POWER = re.compile(r"\^\s?\{\s?(-?[0-9])\s?\}")
+_PER = re.compile(r"\s?/\s?|\s+per\s+|\s+an?\s+")
 _DIMENSIONS = {"volume": (("length", 3),)}
 
 
 def plain_unit(text: str) -> str:
     r"""The words of a unit without `\text{}`: `\text{ cm}^2` -> `cm^2`."""
     text = _WRAPPER.sub("", text).replace("\\cdot", "*").replace("\\ ", " ")
-    text = re.sub(r"\^\s?\{\s?(-?[0-9])\s?\}", r"^\1", text)
+    text = _BRACED_POWER.sub(r"^\1", text)
     return " ".join(text.replace("{", " ").replace("}", " ").split()).strip(" .,()")
 
 
@@ -95,7 +97,7 @@ def _find_unit(text: str) -> Unit | None:
     if not text or len(text) > MAX_UNIT_CHARS:
         return None
     text = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}.get(text.lower(), text)
-    upper, *lower = re.split(r"\s?/\s?|\s+per\s+|\s+an?\s+", text)
+    upper, *lower = _PER.split(text)
     if len(lower) > 1:
         return None
     factor, powers = Fraction(1), dict[str, int]()

@@ -32,6 +32,7 @@ from verifiers.verdict import Verdict
 
 MAX_SHOWN_CHARS = 200
 """Longest piece of a completion in a verdict's detail."""
+_EXACT = ExactOracle()
 GOLD_CACHE = 4_096
 """Golds kept parsed: the completions of a group share theirs."""
 
@@ -61,7 +62,7 @@ class MathVerifier:
         *,
         last_number: bool | None = None,
         allow_unevaluated: bool = False,
-        timeout_s: float = 5.0,
+        timeout_s: float = 3.0,
         num_workers: int = 2,
         memory_mb: int = 1024,
     ) -> None:
@@ -143,7 +144,7 @@ class MathVerifier:
                 return Verdict.incorrect(**detail, reason=answer.why)
             else:
                 same = same_answer(
-                    gold.answer, answer, ExactOracle(), allow_calculation=self.allow_unevaluated
+                    gold.answer, answer, _EXACT, allow_calculation=self.allow_unevaluated
                 )
                 return (Verdict.correct if same else Verdict.incorrect)(**detail, settled="exact")
         except TooLarge as error:

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import traceback
@@ -26,13 +27,16 @@ from verifiers.mathematics.expr import TooLarge, Undefined
 from verifiers.mathematics.numeric import NumericOracle
 
 MAX_TRACEBACK_CHARS = 2_000
+WITH_SYMPY = ("verifiers.mathematics.opaque", "verifiers.mathematics.inequality")
+IDLE_S = 0.2
 ANSWERS_FD = 9
 """Descriptor of the pipe to the parent, moved out of the way of libraries that print."""
 _PR_SET_PDEATHSIG = 1
 GOLD_CACHE = 512
 """Golds kept parsed in each process."""
 CPU_GRACE_S = 5
-"""CPU time beyond the deadline (imports included) after which the process ends by itself, should nobody kill it."""
+"""CPU time beyond the deadline (for imports) after which the process ends by itself, should nobody
+kill it."""
 
 
 def main(parent_pid: int, memory_mb: int) -> None:
@@ -45,6 +49,9 @@ def main(parent_pid: int, memory_mb: int) -> None:
     os.dup2(1, ANSWERS_FD)
     os.dup2(2, 1)  # whatever a library prints must not look like an answer
     _send("ready")
+    if not select.select([0], [], [], IDLE_S)[0]:  # nobody waits: a good time for long imports
+        for module in WITH_SYMPY:
+            _with_sympy(module)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         _limit_cpu(request["timeout_s"])
@@ -89,9 +96,9 @@ def _checked_gold(text: str) -> Answer:
 
 def _same(gold: Answer, answer: Answer, *, allow_calculation: bool) -> bool:
     if is_opaque(gold) or is_opaque(answer):
-        opaque = _with_sympy("verifiers.mathematics.opaque")
+        opaque = _with_sympy(WITH_SYMPY[0])
         return opaque.same_opaque(gold.text, answer.text)
-    oracle = NumericOracle(lambda: _with_sympy("verifiers.mathematics.inequality").solve)
+    oracle = NumericOracle(lambda: _with_sympy(WITH_SYMPY[1]).solve)
     return same_answer(gold, answer, oracle, allow_calculation=allow_calculation)
 
 

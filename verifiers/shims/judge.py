@@ -15,9 +15,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # values.py stands in front of this file when it is shipped
-    from verifiers.shims.values import UnsupportedValue, decode, encode
+    from verifiers.shims.values import MAX_DEPTH, UnsupportedValue, decode, encode
 
 _FILE = "<tests>"
+_FILES = (_FILE, "<setup>", "<prelude>")
 _PLAIN = (Exception, StopIteration, StopAsyncIteration)
 
 
@@ -36,7 +37,9 @@ class Judge:
 
     def call(self, name, args, kwargs):
         try:
-            request = {"call": name, "args": encode(list(args)), "kwargs": encode(kwargs)}
+            # Deeper than a reply may be: a test that hands one on is not to blame for its depth.
+            trees = [encode(part, 2 * MAX_DEPTH) for part in (list(args), kwargs)]
+            request = {"call": name, "args": trees[0], "kwargs": trees[1]}
         except UnsupportedValue as error:
             self.fault = f"the tests pass {error} to {name}, which cannot be sent to a sandbox"
             raise
@@ -133,11 +136,11 @@ def run(judge, task):
         if callable(check) and check is not proxy:
             check(proxy)
     except BaseException as error:
-        return _failure(judge, error, task["tests"])
+        return _failure(judge, error, task)
     return None
 
 
-def _failure(judge, error, tests):
+def _failure(judge, error, task):
     """What went wrong, in which line of the tests, and whether the tests are to blame."""
     line, innermost, trace = None, None, error.__traceback__
     while trace is not None:
@@ -145,13 +148,14 @@ def _failure(judge, error, tests):
         if innermost == _FILE:
             line = trace.tb_lineno
         trace = trace.tb_next
-    text = tests.splitlines()[line - 1].strip()[:300] if line else ""
+    text = task["tests"].splitlines()[line - 1].strip()[:300] if line else ""
     message = f"{type(error).__name__}: {error}"[:500]
     if any(error is other for other in judge.raised):
         message, fault = f"the candidate raised {message}", False
-    elif isinstance(error, ImportError) or type(error) is NameError:
-        # In text that the tests evaluate, the name may be the candidate's.
-        fault = innermost in (_FILE, "<setup>", "<prelude>") or judge.num_calls == 0
+    elif isinstance(error, (ImportError, NameError)) and innermost in _FILES:
+        # A name that the tests do bind, somewhere, is missing because of how a call ended.
+        bound = isinstance(error, NameError) and error.name not in task["unknown"]
+        fault = not bound or judge.num_calls == 0
     else:
         fault = judge.num_calls == 0
     return {"failed": message, "line": text, "tests_fault": fault}

@@ -5,14 +5,15 @@ themselves and everything else is a list that begins with a tag:
 
     i u f c b B   int (hex), str with lone surrogates, nan/inf, complex, bytes, bytearray (hex)
     l t s S d     list, tuple, set, frozenset, dict (key, value, key, value...)
-    r             range
+    r I k         range, an iterator (its items), the keys of a dict
     O C q         OrderedDict, Counter, deque
     D F           decimal.Decimal, fractions.Fraction
     X K T E       datetime, date, time (ISO format), timedelta (days, seconds, microseconds)
 
 Types are compared with `is`: a subclass is another type and has no wire form, so nothing with a
-method of the candidate's own can be rebuilt on the other side. Two conversions lose the type and
-keep the value: a defaultdict is sent as a dict, numpy arrays and scalars as what `tolist` gives.
+method of the candidate's own can be rebuilt on the other side. Some conversions lose the type and
+keep the value: a defaultdict is sent as a dict, numpy arrays and scalars as what `tolist` gives, a
+generator, map, filter or zip as an iterator over what it yields.
 """
 
 import sys
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 """Deeper values are refused: rebuilding them would overflow the stack of the other side."""
 _BIG = 1 << 63
-_SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "S"}
+_SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "S", type({}.keys()): "k"}
+_SEQUENCES |= dict.fromkeys([map, filter, zip, enumerate, reversed, type(i for i in ())], "I")
 
 
 class UnsupportedValue(TypeError):
@@ -129,6 +131,8 @@ def decode(tree: "Any") -> "Any":
     if tag in ("d", "O", "C"):
         pairs = zip(items[::2], items[1::2], strict=True)
         return dict(pairs) if tag == "d" else _mapping(tag, pairs)
+    if tag == "k":
+        return dict.fromkeys(items).keys()
     if tag == "c":
         return complex(*items)
     if tag == "r":
@@ -136,7 +140,7 @@ def decode(tree: "Any") -> "Any":
     return _decode_standard(tag, items)
 
 
-_BUILDERS = {"l": list, "t": tuple, "s": set, "S": frozenset}
+_BUILDERS = {"l": list, "t": tuple, "s": set, "S": frozenset, "I": iter}
 
 
 def _mapping(tag, pairs):
