@@ -35,7 +35,7 @@ from verifiers.errors import VerifierLoadError
 from verifiers.problem import Problem
 from verifiers.verdict import Verdict
 
-REPLY_BYTES = 4 << 20
+REPLY_BYTES = 2 << 20
 """Room for the values that functions return, beside what a program may print."""
 MAX_ATTEMPTS = 2
 """Tries of one submission within one verdict when a sandbox fails us; the runner adds its own."""

@@ -21,6 +21,7 @@ Equality:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -216,10 +217,10 @@ def _key(node: Tree) -> str:
         return hex(number) if isinstance(number, int) else repr(number)
     if not isinstance(node, list):
         return json.dumps(node)
-    # Joined, not shown as lists: quoting quotes doubles the length at each level of nesting.
-    tag = _LIKE.get(node[0], node[0])
+    tag: str = _LIKE.get(node[0]) or node[0]
     keys = _keys(node[1:]) if tag == "s" else [_key(item) for item in node[1:]]
-    return f"{tag}[{','.join(keys)}]"
+    # A digest, so that nesting costs nothing; quotes within quotes would double at each level.
+    return tag + hashlib.sha256(",".join(keys).encode()).hexdigest()
 
 
 def show(tree: Tree, limit: int = 300) -> str:

@@ -35,7 +35,8 @@ class Supervisor:
         self._uid = uid = _mapped(uid)
         self._gauge = meter.Meter()
         pid, self._zygote = zygote.start(driver_source, preload)
-        self._zygote.recv(1 << 10)  # it is warm
+        if not self._zygote.recv(1 << 10):  # else it is warm
+            sys.exit("the zygote did not start")
         os.setresuid(uid, 0, 0)  # the real user's rights go with every signal: see run._kill_all
         self._zygote_bytes = meter.resident_bytes(pid)
         self._stopped = False

@@ -23,7 +23,7 @@ from sandbox.inside import place, python_main
 
 # Without threading, whose work after a fork costs every run more than importing it costs a few.
 _PRELOAD = """
-" abc array ast atexit base64 bisect builtins cmath collections collections.abc contextlib copy
+abc array ast atexit base64 bisect builtins cmath collections collections.abc contextlib copy
 dataclasses datetime decimal enum fractions functools hashlib heapq inspect io itertools json
 linecache math numbers operator os.path pathlib random re statistics string struct sys textwrap
 time traceback types typing unicodedata zlib

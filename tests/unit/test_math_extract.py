@@ -45,7 +45,7 @@ def test_each_rule(text: str, rule: str, answer: str) -> None:
 def test_the_last_claim_counts_whatever_its_form() -> None:
     assert found("\\boxed{200} so far. Final Answer: The final answer is $455$. Done.") == (
         "final answer",
-        "$455$",
+        "455",
     )
     assert found("Final answer: 3? No: \\boxed{4}") == ("boxed", "4")
 
@@ -69,6 +69,12 @@ def test_boxes_joined_by_a_connector_are_a_list_where_the_gold_is_one() -> None:
     text = "The roots are $\\boxed{1}$ and $\\boxed{-2}$."
     assert found(text, Kind(several=True)) == ("boxed list", "1, -2")
     assert found(text) == ("boxes contradict", "")
+
+
+def test_formulas_joined_by_a_connector_are_a_list_where_the_gold_is_one() -> None:
+    text = "As $a = 3$ fails, the solutions are $x = 1$ and $x = 2$."
+    assert found(text, Kind(several=True)) == ("last formula", "x = 1, x = 2")
+    assert found(text) == ("last formula", "x = 2")
 
 
 def test_reasoning_and_what_a_runaway_model_adds_are_left_out() -> None:

@@ -110,6 +110,9 @@ def same_answer(gold: Answer, answer: Answer, oracle: Oracle, *, allow_calculati
             answer_expr = scaled(answer_expr, answer.unit, gold.unit)
     if gold_expr.head == answer_expr.head == "num":
         return gold_expr.data[0] == answer_expr.data[0] or oracle.equal(gold_expr, answer_expr)
+    signs = [expr.head in ("deg", "percent") for expr in (gold_expr, answer_expr)]
+    if (signs[0] and answer.unit is not None) or (signs[1] and gold.unit is not None):
+        return False  # degrees or percent against metres or dollars
     comparison = _Comparison(oracle, allow_calculation)
     try:
         if comparison.same(gold_expr, answer_expr):

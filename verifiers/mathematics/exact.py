@@ -13,9 +13,10 @@ from verifiers.mathematics.expr import MAX_BITS, Expr, TooLarge, Undefined, walk
 
 MAX_FACTORIAL = 3_000
 """Largest argument of a factorial: 3,000! has 30,375 bits."""
-MIN_GOLD_DIGITS = 2
-"""Significant digits a decimal gold needs before another value may round to it: to one digit,
-0.54 would pass for 0.5."""
+MIN_GOLD_DIGITS = 3
+"""Significant digits a decimal gold needs before another value may round to it, or one less if it
+has `MIN_GOLD_PLACES`: to one digit 0.54 would pass for 0.5, to two 4.46 for 4.5."""
+MIN_GOLD_PLACES = 2
 MIN_ANSWER_DIGITS = 8
 """Significant digits with which a decimal stands for an exact gold such as 1/3 or the root of 2:
 those of single precision."""
@@ -67,7 +68,7 @@ def literal(expr: Expr) -> tuple[Fraction, Fraction | None] | None:
 def rounds(gold: Any, answer: Any, gold_ulp: Fraction | None, answer_ulp: Fraction | None) -> bool:
     """Whether one of two different values is the other, rounded as far as we accept it.
 
-    * A decimal gold of at least `MIN_GOLD_DIGITS` significant digits accepts exact values and
+    * A decimal gold with enough significant digits (see `MIN_GOLD_DIGITS`) accepts exact values and
       decimals with more places that round to it (a half may go either way): 3.14 accepts 3.14159
       and 22/7, not 3.1. With two digits, values of another order of magnitude never round to it.
     * An exact gold that is no integer accepts a decimal of at least `MIN_ANSWER_DIGITS`
@@ -79,7 +80,8 @@ def rounds(gold: Any, answer: Any, gold_ulp: Fraction | None, answer_ulp: Fracti
         gold_ulp, answer_ulp: unit of the last decimal place, null for an exact value.
     """
     if gold_ulp is not None:
-        if _digits(gold, gold_ulp) < MIN_GOLD_DIGITS:
+        has_places = gold_ulp.denominator >= 10**MIN_GOLD_PLACES
+        if _digits(gold, gold_ulp) < MIN_GOLD_DIGITS - has_places:
             return False
         if answer_ulp is not None and answer_ulp >= gold_ulp:
             return False

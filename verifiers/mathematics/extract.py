@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from verifiers.mathematics.answer import PLAIN_NUMBER, is_opaque, read, words
@@ -388,11 +389,20 @@ def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
     """The last formula with its end, if it stands near the end of the text."""
     if not _FORMULA_SIGN.search(text, max(0, len(text) - MAX_TAIL_CHARS - 2)):
         return None  # none ends there
-    for span in _last_few(_SPAN, text)[:1]:
-        inner = _inside(span)
-        near = len(text) - span.end() <= MAX_TAIL_CHARS
-        if near and (kind.text or (_is_answer(inner) and not (kind.number and _is_open(inner)))):
-            return span.end(), Found("last formula", (inner,))
+    spans = _last_few(_SPAN, text)
+    if not spans or len(text) - spans[0].end() > MAX_TAIL_CHARS:
+        return None
+    inner = _inside(spans[0])
+    if kind.several:
+        run = [inner]
+        for later, earlier in pairwise(spans):
+            between = text[earlier.end() : later.start()]
+            if len(between) > MAX_JOINED_CHARS or _CONNECTOR.fullmatch(between) is None:
+                break
+            run.insert(0, _inside(earlier))
+        inner = ", ".join(run)
+    if kind.text or (_is_answer(inner) and not (kind.number and _is_open(inner))):
+        return spans[0].end(), Found("last formula", (inner,))
     return None
 
 
