@@ -313,29 +313,30 @@ def shown_ks(num_samples: int) -> list[int]:
 
 def figures_table(title: str, found: Mapping[str, Any]) -> Group:
     """The figures of one benchmark for a terminal (rich), from what `figures` returned."""
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     n = found["num_samples"]
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("k", justify="right")
     names = {"pass@k": "pass_at_k", "pass^k": "pass_hat_k", "maj@k": "maj_at_k"}
     shown = {heading: name for heading, name in names.items() if found[name]}
     for heading in shown:
-        table.add_column(heading)
-    table.add_column("problems", justify="right")
+        table.add_column(heading, no_wrap=True)
+    table.add_column("of", justify="right")
     for k in map(str, shown_ks(n)):
         estimates = [found[name].get(k) for name in shown.values()]
         known = max((each["num_problems"] for each in estimates if each), default=0)
         table.add_row(k, *map(format_estimate, estimates), f"{known:,}")
-    parts = [Text(_summary(found)), *([table] if n > 1 and shown else [])]
-    if n == 1 or not shown:
-        parts.insert(0, Text(title, style="bold"))
+    parts: list[Text | Table] = [Text(title, style="bold"), Text(_summary(found))]
+    if n > 1 and shown:
+        parts.append(table)
     for column, values in found["breakdown"].items():
-        by_value = Table(title=f"by {column}", title_justify="left", title_style="bold")
+        by_value = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         by_value.add_column(column)
-        by_value.add_column("problems", justify="right")
+        by_value.add_column("of", justify="right")
         by_value.add_column(f"avg@{n}")
         for value, estimate in values.items():
             by_value.add_row(Text(value), str(estimate["num_problems"]), format_estimate(estimate))
