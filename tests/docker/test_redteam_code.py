@@ -1,21 +1,25 @@
 """No attack is accepted, none ends as a fault of ours, and the next run in its slot is right.
 
-One slot of each kind, so that the next run is always in the container that was just attacked.
+Every verifier has one slot of each kind, so that the next run is always in the container that was
+just attacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
-import pytest_asyncio
 
 from tests.docker import redteam
 from verifiers import Problem, Verdict
 from verifiers.code import CodeVerifier
 
-pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.docker
+
+SLOTS = 4
 
 LIMITS = {"time_s": 1, "wall_s": 2, "memory_mb": 256, "processes": 16, "output_bytes": 100_000}
 FUNCTION = {
@@ -54,13 +58,48 @@ HONEST: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fork", "exec"])
-async def verifier(
-    request: pytest.FixtureRequest, sandbox_image: str
-) -> AsyncIterator[CodeVerifier]:
-    verifier = CodeVerifier(num_slots=1, start=request.param, image=sandbox_image)
-    yield verifier
-    await verifier.close()
+Attack = tuple[dict[str, Any], str]
+"""Tests and completion."""
+
+
+def fenced(source: str, language: str = "python") -> str:
+    return f"````{language}\n{source}\n````"
+
+
+ON_FUNCTION = {name: (FUNCTION, fenced(source)) for name, source in redteam.FUNCTIONS.items()}
+ON_ASSERT = {name: (ASSERT, fenced(source)) for name, source in redteam.FUNCTIONS.items()}
+ON_STDIO = {name: (STDIO, fenced(source)) for name, source in redteam.PROGRAMS.items()}
+COMPILED = {
+    name: ({**STDIO, "language": language}, fenced(source, language))
+    for name, (language, source) in redteam.NATIVE.items()
+}
+ON_EXTRACTION = {
+    f"{name} ({tests['kind']})": (tests, text)
+    for name, text in redteam.EXTRACTION.items()
+    for tests in (FUNCTION, ASSERT)
+}
+FAMILIES: dict[str, dict[str, Attack]] = {
+    "function": ON_FUNCTION,
+    "assert": ON_ASSERT,
+    "stdio": ON_STDIO,
+    "compiled": COMPILED,
+    "extraction": ON_EXTRACTION,
+}
+ATTACKS = [
+    (start, family, name)
+    for start in ("fork", "exec")
+    for family, attacks in FAMILIES.items()
+    for name in attacks
+    # How a program starts makes no difference to a compiler or to the extraction.
+    if start == "fork" or family in ("function", "assert", "stdio")
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    verdict: Verdict
+    after: list[Verdict]
+    """Of honest programs, run next in the same slots."""
 
 
 async def judge(verifier: CodeVerifier, tests: dict[str, Any], completion: str) -> Verdict:
@@ -68,45 +107,49 @@ async def judge(verifier: CodeVerifier, tests: dict[str, Any], completion: str) 
     return await verifier.verify(problem, completion)
 
 
-async def repel(verifier: CodeVerifier, tests: dict[str, Any], completion: str) -> None:
+async def attack(verifier: CodeVerifier, tests: dict[str, Any], completion: str) -> Outcome:
     verdict = await judge(verifier, tests, completion)
-    assert verdict.status in ("incorrect", "no_answer", "limit"), verdict
-    assert verdict.reward == 0.0
-    for honest_tests, program in HONEST:
-        patient = {**honest_tests, "limits": {}}  # a busy machine must not look like an attack
-        after = await judge(verifier, patient, program)
-        assert after.status == "correct", (verdict.detail, after.detail)
+    # A busy machine must not look like an attack: honest programs have the ordinary limits.
+    after = [await judge(verifier, {**honest, "limits": {}}, text) for honest, text in HONEST]
+    return Outcome(verdict, after)
 
 
-def fenced(source: str, language: str = "python") -> str:
-    return f"````{language}\n{source}\n````"
+@pytest.fixture(scope="module")
+def outcomes(sandbox_image: str) -> dict[tuple[str, str, str], Outcome]:
+    """Every attack, one after the other in each of a few slots: most of them only wait for their
+    limit, so the slots side by side take a fraction of the time."""
+
+    async def run_all(start: Literal["fork", "exec"]) -> None:
+        waiting = deque(key for key in ATTACKS if key[0] == start)
+
+        async def work(slot: int) -> None:
+            # A setting of its own gives each verifier its own slots.
+            verifier = CodeVerifier(
+                num_slots=1, start=start, image=sandbox_image, max_memory_mb=1024 + slot
+            )
+            while waiting:
+                key = waiting.popleft()
+                done[key] = await attack(verifier, *FAMILIES[key[1]][key[2]])
+            await verifier.close()
+
+        await asyncio.gather(*(work(slot) for slot in range(SLOTS)))
+
+    done: dict[tuple[str, str, str], Outcome] = {}
+    asyncio.run(run_all("fork"))
+    asyncio.run(run_all("exec"))
+    return done
 
 
-@pytest.mark.parametrize("name", redteam.FUNCTIONS)
-async def test_attack_on_function_tests(verifier: CodeVerifier, name: str) -> None:
-    await repel(verifier, FUNCTION, fenced(redteam.FUNCTIONS[name]))
-
-
-@pytest.mark.parametrize("name", redteam.FUNCTIONS)
-async def test_attack_on_assert_tests(verifier: CodeVerifier, name: str) -> None:
-    await repel(verifier, ASSERT, fenced(redteam.FUNCTIONS[name]))
-
-
-@pytest.mark.parametrize("name", redteam.PROGRAMS)
-async def test_attack_on_stdio_tests(verifier: CodeVerifier, name: str) -> None:
-    await repel(verifier, STDIO, fenced(redteam.PROGRAMS[name]))
-
-
-@pytest.mark.parametrize("name", redteam.NATIVE)
-async def test_attack_by_a_compiled_program(verifier: CodeVerifier, name: str) -> None:
-    language, source = redteam.NATIVE[name]
-    await repel(verifier, {**STDIO, "language": language}, fenced(source, language))
-
-
-@pytest.mark.parametrize("name", redteam.EXTRACTION)
-async def test_attack_on_extraction(verifier: CodeVerifier, name: str) -> None:
-    for tests in (FUNCTION, ASSERT):
-        await repel(verifier, tests, redteam.EXTRACTION[name])
+@pytest.mark.timeout(1800)  # the first one waits for all
+@pytest.mark.parametrize("key", ATTACKS, ids="-".join)
+def test_attack_is_repelled(
+    outcomes: dict[tuple[str, str, str], Outcome], key: tuple[str, str, str]
+) -> None:
+    outcome = outcomes[key]
+    assert outcome.verdict.status in ("incorrect", "no_answer", "limit"), outcome.verdict
+    assert outcome.verdict.reward == 0.0
+    for after in outcome.after:
+        assert after.status == "correct", (outcome.verdict.detail, after.detail)
 
 
 def test_there_are_enough_attacks() -> None:

@@ -1,4 +1,4 @@
-"""Training with model-written programs judged in Docker: Ray, vLLM, sandboxes and learner at once."""
+"""Training with model-written programs judged in Docker: Ray, vLLM, sandboxes, learner."""
 
 from __future__ import annotations
 
