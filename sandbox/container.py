@@ -97,7 +97,17 @@ class Container:
             SlotLostError: the container did not come up.
             docker.errors.DockerException, OSError: what the daemon said.
         """
-        handle, sock = await _in_thread(_create, client, options)
+        creating = asyncio.ensure_future(_in_thread(_create, client, options))
+        try:
+            handle, sock = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # The thread goes on all the same, and what it makes would belong to nobody.
+            await asyncio.wait({creating})
+            if creating.exception() is None:
+                handle, sock = creating.result()
+                sock.close()
+                await _in_thread(_remove, handle)
+            raise
         stream = _Stream()
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
