@@ -29,7 +29,7 @@ from rlvr.config import (
     Section,
 )
 from rlvr.errors import ConfigError
-from rlvr.load_config import _absolute_data, _apply, all_keys, load_config, shipped_recipes
+from rlvr.load_config import absolute_data, all_keys, apply_override, load_config, shipped_recipes
 from rlvr.sources import JSONL_SUFFIXES
 
 REASONING_GYM = "reasoning_gym:"
@@ -173,12 +173,12 @@ def load_benchmark(name: str, overrides: Iterable[str] = ()) -> tuple[str, Bench
         key = key.strip()
         if key.startswith("eval.data."):
             key = key.removeprefix("eval.")
-        _apply(values, f"{ALIASES.get(key, key)}{equals}{text}")
+        apply_override(values, f"{ALIASES.get(key, key)}{equals}{text}")
     try:
         config = BenchmarkConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"benchmark {name}: {_explain(error)}") from error
-    return _folder_name(title), config.model_copy(update={"data": _absolute_data(config.data)})
+    return _folder_name(title), config.model_copy(update={"data": absolute_data(config.data)})
 
 
 def _find(name: str) -> tuple[str, dict[str, Any]]:

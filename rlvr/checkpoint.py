@@ -207,12 +207,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        known = manifest["format"]
-    except (ValueError, KeyError) as error:
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"checkpoint {path} has format {manifest['format']}; this version reads {FORMAT}."
+            )
+        step: int = manifest["step"]
+        files: dict[str, dict[str, Any]] = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: cannot read {MANIFEST}.") from error
-    if known != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {known}; this version reads {FORMAT}.")
-    files: dict[str, dict[str, Any]] = manifest["files"]
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
@@ -228,7 +230,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"checkpoint {path} is damaged: {name} was altered (SHA-256).")
     return Checkpoint(
         path=path,
-        step=manifest["step"],
+        step=step,
         state=json.loads((path / STATE).read_text()),
         groups=tuple(read_groups(path / GROUPS)),
     )
@@ -254,7 +256,11 @@ def lock(run_dir: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another process holds it; the message names it.
     """
-    with (run_dir / LOCK).open("a+") as file:
+    try:
+        opened = (run_dir / LOCK).open("a+")
+    except OSError as error:
+        raise CheckpointError(f"cannot write in the run directory {run_dir}: {error}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from rlvr.config import RunConfig
@@ -89,28 +90,31 @@ class RayWorker:
 class LearnerActor:
     """One rank of the learner. Calls run one after the other."""
 
-    def __init__(
-        self, config: RunConfig, model_dir: str, rank: int, rendezvous: str | None, log: Path
-    ) -> None:
+    def __init__(self, config: RunConfig, model_dir: str, rank: int, log: Path) -> None:
         _enter_actor(log)
-        from rlvr.learner import Learner
-
-        self._learner = Learner(
-            config,
-            model_dir,
-            rank=rank,
-            world_size=config.learner.num_ranks,
-            init_method=rendezvous,
-        )
         self._config = config
+        self._model_dir = model_dir
         self._rank = rank
         self._version = 0
         self._workers: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
         self._publisher: Any = None
 
-    def ready(self) -> None:
-        """Returns once the model is loaded."""
+    def rendezvous(self) -> str:
+        """Where the ranks meet, when this one is rank 0: an address that other hosts reach."""
+        return f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
+
+    def start(self, rendezvous: str) -> None:
+        """Load the model, and meet the other ranks."""
+        from rlvr.learner import Learner
+
+        self._learner = Learner(
+            self._config,
+            self._model_dir,
+            rank=self._rank,
+            world_size=self._config.learner.num_ranks,
+            init_method=rendezvous,
+        )
 
     def step(self, batch: Batch) -> dict[str, float]:
         metrics = self._learner.step(batch)
@@ -183,12 +187,15 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, model_dir: str, run_dir: Path, num_gpus: float) -> None:
         ranks = config.learner.num_ranks
-        rendezvous = f"tcp://127.0.0.1:{_free_port()}" if ranks > 1 else None
         self._logs = [run_dir / "logs" / f"learner-{rank}.log" for rank in range(ranks)]
         self._actors: list[Any] = [
-            LearnerActor.options(num_gpus=num_gpus).remote(config, model_dir, rank, rendezvous, log)
+            LearnerActor.options(num_gpus=num_gpus).remote(config, model_dir, rank, log)
             for rank, log in enumerate(self._logs)
         ]
+
+    async def start(self) -> None:
+        """Load the model on every rank."""
+        await self.call("start", await self.call("rendezvous"))
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call every rank; rank 0's result.
@@ -242,7 +249,7 @@ class Cluster:
         self.rollouts = _make_pool(
             config, self._model_dir, self._run_dir, per_worker, self._refresh
         )
-        await asyncio.gather(self._learner.call("ready"), self.rollouts.start())
+        await asyncio.gather(self._learner.start(), self.rollouts.start())
         for name, worker in self.rollouts.handles.items():
             await self._connect(name, worker)
 
@@ -344,6 +351,9 @@ def init_ray() -> None:
         raise ClusterError(
             f"Ray did not start: {reason(error)}; `rlvr doctor` may say why"
         ) from error
+    # Paragraphs of advice for every process that dies, in the middle of the display; the run tells
+    # of it in a line. (`log_to_driver` does not cover them.)
+    ray_worker._worker_logs_enabled = False
 
 
 def visible_gpus() -> int:
@@ -376,6 +386,11 @@ def gpu_shares(
         ConfigError: when the configuration needs more GPUs than there are.
     """
     if config.learner.device == "cpu" or (config.learner.device == "auto" and available == 0):
+        if with_learner and config.weights.backend in ("nccl", "ipc"):
+            raise ConfigError(
+                f'weights.backend = "{config.weights.backend}" needs GPUs, and this run has none: '
+                'set it to "ray", or leave it at "auto"'
+            )
         return 0.0, 0.0
     rollout = config.rollout
     if config.weights.backend == "ipc" and with_learner:  # learner and worker share each GPU

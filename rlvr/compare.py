@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, count
+from math import comb
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import fill
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlvr.errors import ResultsError
-from rlvr.estimators import pass_at_k
 from rlvr.figures import ProblemSamples, format_estimate, plural
 from rlvr.intervals import clustered_se
 from rlvr.paired import (
+    LARGER,
+    Judged,
     bootstrap_p,
-    difference_interval,
+    differences_of,
     holm,
-    permutation_p,
+    paired_interval,
+    paired_p,
     problems_needed,
     smallest_visible,
 )
@@ -85,7 +88,8 @@ class Comparison:
     num_unpaired: int
     """Problems left out because only one of the two has a figure."""
     problems_needed: int | None
-    """To see a true difference of this size with 80 % power; null when there is none to be seen."""
+    """To see a true difference of this size with 80 % power, at 5 % over the number of comparisons;
+    null when there is none to be seen."""
     smallest_visible: float | None
     """True difference that this many problems show with 80 % power; null when nothing varies."""
     changed: tuple[Change, ...]
@@ -157,6 +161,15 @@ def check(runs: Mapping[str, Mapping[str, BenchmarkResults]], force: bool = Fals
             for field in ("sampling", "num_samples"):
                 if a[field] != b[field]:
                     notes.append(f"{pair} {field} ({_differing(a[field], b[field])})")
+            a_packages, b_packages = _packages(a), _packages(b)
+            if a_packages != b_packages:
+                notes.append(f"{pair} package versions ({_differing(a_packages, b_packages)})")
+        for letter in letters:
+            if num_errors := runs[letter][name].results["figures"]["statuses"].get("error", 0):
+                notes.append(
+                    f"{name}: {plural(num_errors, 'completion')} of {letter} could not be judged "
+                    "and are in no figure; if that befell the hard problems, its figure flatters"
+                )
     for name in sorted({name for each in runs.values() for name in each} - shared.keys()):
         notes.append(f"{name} is in one of the results only and is not compared")
     if faults and not force:
@@ -166,6 +179,11 @@ def check(runs: Mapping[str, Mapping[str, BenchmarkResults]], force: bool = Fals
             + ". With --force the problems of the same id are compared all the same"
         )
     return faults + notes
+
+
+def _packages(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions of what sampled and judged."""
+    return results.get("versions", {}).get("versions", {})
 
 
 def _shared_benchmarks(
@@ -198,11 +216,14 @@ def compare(
         ResultsError: completions cannot be read, k is larger than n, or two runs share a benchmark
             but no problem.
     """
+    shared = _shared_benchmarks(runs)
+    # What Holm's correction asks of the smallest p-value, so that the lines on power agree with it.
+    alpha = ALPHA / sum(comb(len(letters), 2) for letters in shared.values())
     found = []
-    for name, letters in _shared_benchmarks(runs).items():
+    for name, letters in shared.items():
         values = {letter: _Values(runs[letter][name], k) for letter in letters}
         found += [
-            _compare_two(name, (a, values[a]), (b, values[b]), k, seed)
+            _compare_two(name, (a, values[a]), (b, values[b]), k, seed, alpha)
             for a, b in combinations(letters, 2)
         ]
     adjusted = holm([each["p_value"] for each in found])
@@ -210,7 +231,7 @@ def compare(
 
 
 class _Values:
-    """pass@k of every problem of one run that has at least k judged samples."""
+    """The problems of one run that have at least k judged samples."""
 
     def __init__(self, results: BenchmarkResults, k: int) -> None:
         num_samples = results.results["num_samples"]
@@ -220,38 +241,39 @@ class _Values:
             )
         problems = results.problems()
         self.problems: dict[str, ProblemSamples] = {each.id: each for each in problems}
-        n = [len(each.correct) for each in problems]
-        c = [sum(each.correct) for each in problems]
-        column = pass_at_k(n, c, k)[:, k - 1] if problems else np.zeros(0)
-        self.by_id = {
-            each.id: float(value)
-            for each, value in zip(problems, column, strict=True)
-            if not np.isnan(value)
-        }
+        self.ids = [each.id for each in problems if len(each.correct) >= k]
+        self._k = k
+
+    def judged(self, ids: Sequence[str]) -> Judged:
+        verdicts = [self.problems[each].correct for each in ids]
+        return Judged(
+            num_samples=np.array([len(each) for each in verdicts]),
+            num_correct=np.array([sum(each) for each in verdicts]),
+            k=self._k,
+        )
 
 
 def _compare_two(
-    benchmark: str, a: tuple[str, _Values], b: tuple[str, _Values], k: int, seed: int
+    benchmark: str, a: tuple[str, _Values], b: tuple[str, _Values], k: int, seed: int, alpha: float
 ) -> dict[str, Any]:
     """The fields of a `Comparison`, without Holm's."""
     (a_letter, a_values), (b_letter, b_values) = a, b
-    paired = [problem_id for problem_id in a_values.by_id if problem_id in b_values.by_id]
+    in_b = set(b_values.ids)
+    paired = [problem_id for problem_id in a_values.ids if problem_id in in_b]
     if not paired:
         raise ResultsError(f"{benchmark}: {a_letter} and {b_letter} share no judged problem")
-    a_array = np.array([a_values.by_id[problem_id] for problem_id in paired])
-    b_array = np.array([b_values.by_id[problem_id] for problem_id in paired])
-    d = b_array - a_array
-    d[np.abs(d) < 1e-12] = 0.0
-    p = permutation_p(d, seed)
-    low, high = difference_interval(d)
+    judged_a, judged_b = a_values.judged(paired), b_values.judged(paired)
+    d = differences_of(judged_a, judged_b)
+    p = paired_p(judged_a, judged_b, seed)
+    low, high = paired_interval(judged_a, judged_b)
     by_size = [index for index in np.argsort(-np.abs(d), kind="stable") if d[index] != 0]
     return {
         "benchmark": benchmark,
         "a": a_letter,
         "b": b_letter,
         "k": k,
-        "a_value": float(a_array.mean()),
-        "b_value": float(b_array.mean()),
+        "a_value": float(judged_a.values.mean()),
+        "b_value": float(judged_b.values.mean()),
         "difference": float(d.mean()),
         "low": low,
         "high": high,
@@ -264,8 +286,8 @@ def _compare_two(
         "ties": int((d == 0).sum()),
         "num_problems": len(paired),
         "num_unpaired": len(a_values.problems.keys() | b_values.problems.keys()) - len(paired),
-        "problems_needed": problems_needed(d),
-        "smallest_visible": smallest_visible(d),
+        "problems_needed": problems_needed(d, alpha=alpha),
+        "smallest_visible": smallest_visible(d, alpha=alpha),
         "changed": tuple(
             _change(a_values.problems[paired[index]], b_values.problems[paired[index]])
             for index in by_size
@@ -344,7 +366,8 @@ def _wrapped(line: str, width: int) -> Text:
 def describe(each: Comparison, num_comparisons: int) -> list[str]:
     """The comparison in sentences, the verdict first."""
     figure = "avg@n" if each.k == 1 else f"pass@{each.k}"
-    p_value = f"p {_format_p(each.p_value)} ({each.p_method} paired permutation test)"
+    test = f"{each.p_method} paired permutation test{'s' if each.p_method == LARGER else ''}"
+    p_value = f"p {_format_p(each.p_value)} ({test})"
     if num_comparisons > 1:
         p_value += f"; p {_format_p(each.p_holm)} with Holm for {num_comparisons} comparisons"
     if each.better:
@@ -360,7 +383,7 @@ def describe(each: Comparison, num_comparisons: int) -> list[str]:
     if each.num_unpaired:
         lines.append(f"  left out: {plural(each.num_unpaired, 'problem')} without a figure in both")
     if not each.better:
-        lines.append(f"  {_power(each)}")
+        lines.append(f"  {_power(each, num_comparisons)}")
     if each.changed:
         shown = ", ".join(
             f"{change.problem_id} {change.a_correct}/{change.a_judged} -> "
@@ -372,13 +395,25 @@ def describe(each: Comparison, num_comparisons: int) -> list[str]:
     return lines
 
 
-def _power(each: Comparison) -> str:
-    if each.problems_needed is None or each.smallest_visible is None:
-        return f"these {plural(each.num_problems, 'problem')} do not tell the two apart at all"
+def _power(each: Comparison, num_comparisons: int) -> str:
+    problems, differing = plural(each.num_problems, "problem"), each.wins + each.losses
+    # All signs alike, the permutation test gives 2 / 2^differing.
+    least = next(m for m in count(1) if num_comparisons * 2 / 2**m < ALPHA)
+    if differing < least:
+        these = (
+            f"only {differing} of these {problems} came out differently, too few for a verdict "
+            f"even if all pointed the same way (that takes {least})"
+        )
+    else:
+        these = (
+            f"these {problems} show a true difference of {each.smallest_visible:.3f} or more "
+            "(80 % power)"
+        )
+    if each.problems_needed is None:
+        return these
     return (
-        f"if the true difference is {abs(each.difference):.3f}, about "
-        f"{each.problems_needed:,} problems like these would show it (80 % power); these "
-        f"{each.num_problems:,} show one of {each.smallest_visible:.3f} or more"
+        f"if the true difference is {abs(each.difference):.3f}, about {each.problems_needed:,} "
+        f"problems like these would show it (80 % power); {these.removesuffix(' (80 % power)')}"
     )
 
 

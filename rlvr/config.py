@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+NonNegative = Annotated[int, Field(ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -116,8 +117,9 @@ class RolloutConfig(Section):
     """Completion length limit in tokens."""
     max_model_len: Positive | None = None
     """Prompt plus completion limit in tokens; null takes the model's."""
-    temperature: PositiveFloat = 1.0
-    """Sampling temperature; logprobs are taken after it."""
+    temperature: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1.0
+    """Sampling temperature, at least 0.01 (vLLM samples with that where less is asked for);
+    logprobs are taken after it."""
     top_p: float = 1.0
     """Only 1: nucleus sampling biases the importance ratio, since the learner cannot see it."""
     top_k: int = -1
@@ -212,7 +214,7 @@ class AlgorithmConfig(Section):
     dynamic_sampling: bool = False
     """Refill groups whose rewards (as the verifier gave them) are all the same with further
     problems."""
-    max_refill_factor: Annotated[float, Field(ge=1)] = 3.0
+    max_refill_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
     """At most this many times `groups_per_step` groups are sampled for one step; then the step
     goes on with what it has."""
 
@@ -221,9 +223,10 @@ class AlgorithmConfig(Section):
     def _clips_of_the_loss(cls, values: Any) -> Any:
         """The ratios that `gspo` and `cispo` clip live on other scales than a token's."""
         clips = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
-        if not isinstance(values, dict) or values.get("loss") not in clips:
+        loss = values.get("loss") if isinstance(values, dict) else None
+        if not isinstance(loss, str) or loss not in clips:
             return values
-        low, high = clips[values["loss"]]
+        low, high = clips[loss]
         return {"clip_low": low, "clip_high": high} | values
 
     @model_validator(mode="after")
@@ -261,7 +264,7 @@ class LearnerConfig(Section):
     """After warm-up, down to `min_lr_ratio` x lr at the last step."""
     min_lr_ratio: Fraction = 0.0
     """Floor of the schedule, as a share of lr."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW."""
     eps: PositiveFloat = 1e-8
     """AdamW."""

@@ -163,6 +163,12 @@ def _check(config: DataConfig) -> None:
             raise DataError(f"data.answer_regex is not a regular expression: {error}") from error
         if pattern.groups < 1:
             raise DataError("data.answer_regex needs a group: (...) around the answer")
+    template = config.prompt_template
+    if template is not None and not any(match[1] for match in _PLACEHOLDER.finditer(template)):
+        raise DataError(
+            "data.prompt_template has no {prompt} and no other column's name in braces, so all "
+            "prompts would be the same"
+        )
     if config.system_prompt is not None and not config.chat:
         raise DataError("data.system_prompt needs data.chat = true: raw prompts have no messages")
 
@@ -181,17 +187,18 @@ def _problem(config: DataConfig, where: str, row_id: str, row: Row) -> Problem:
     metadata = {name: _column(row, name, where) for name in config.metadata_fields}
     if METADATA_KEY in row and config.source == "reasoning_gym":
         metadata[METADATA_KEY] = row[METADATA_KEY]
+    tests = _tests(config.tests_field, where, row) if config.tests_field else None
     try:
-        json.dumps(metadata)
+        json.dumps([metadata, tests], allow_nan=False)  # as checkpoints hold it
     except (TypeError, ValueError) as error:
-        fields = ", ".join(config.metadata_fields)
-        raise DataError(f"{where}: metadata ({fields}) is not JSON-able: {error}") from error
+        fields = ", ".join(filter(None, [*config.metadata_fields, config.tests_field]))
+        raise DataError(f"{where}: field {fields} is not JSON-able: {error}") from error
     return Problem(
         id=row_id,
         prompt=_prompt(config, where, row),
         verifier=verifier,
         answer=_answer(config, where, row),
-        tests=_tests(config.tests_field, where, row) if config.tests_field else None,
+        tests=tests,
         metadata=metadata,
     )
 

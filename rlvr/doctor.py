@@ -29,6 +29,7 @@ from rich.table import Table
 from rlvr.errors import ConfigError
 from rlvr.guard import ensure_our_verifiers
 from rlvr.models import BUILT_IN_MODELS, built_in_folder, cache_dir
+from sandbox.image import DEFAULT_TAG
 
 PROBE_TIMEOUT_S = 60
 """Deadline of one import probe: vLLM's import takes 4 to 8 s on two idle cores."""
@@ -278,7 +279,16 @@ def check_compiler() -> Check:
 def check_docker() -> Check:
     ran, output = command(["docker", "info", "--format", "{{.ServerVersion}}"])
     if ran:
-        return Check(name="Docker", status="ok", found=f"daemon {output}")
+        built, _ = command(["docker", "image", "inspect", "--format", "{{.Id}}", DEFAULT_TAG])
+        state = f"daemon {output}, image {DEFAULT_TAG}"
+        if built:
+            return Check(name="Docker", status="ok", found=state)
+        return Check(
+            name="Docker",
+            status="warn",
+            found=f"{state} is not built; the code verifier needs it",
+            fix="rlvr sandbox build",
+        )
     return Check(
         name="Docker",
         status="warn",
@@ -301,7 +311,7 @@ def command(words: list[str]) -> tuple[bool, str]:
 
 def check_memory() -> Check:
     total, available = memory_gb()
-    found = f"{available:.1f} GiB free of {total:.1f} GiB, {os.cpu_count()} cores"
+    found = f"{available:.1f} GiB free of {total:.1f} GiB, {len(os.sched_getaffinity(0))} cores"
     if available < MIN_MEMORY_GB:
         fix = f"{MIN_MEMORY_GB:.0f} GiB or more: stop other programs, or lower rollout.kv_cache_gb"
         return Check(name="memory", status="warn", found=found, fix=fix)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,8 @@ class Plan:
     eval_problems: list[Problem]
     model: str
     """Where the model is, or where it will come from."""
+    warnings: tuple[str, ...] = ()
+    """What is allowed, and probably not meant."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -51,13 +53,45 @@ def plan(config: RunConfig) -> Plan:
     params = verifier_params(config.data, config.eval.data)
     for name in sorted({problem.verifier for problem in [*problems, *eval_problems]}):
         load_verifier(name, params.get(name, {}))
+    if config.eval.every and not eval_problems:
+        raise ConfigError(
+            f"eval.every = {config.eval.every}, but there is nothing to evaluate on: set eval.data"
+        )
     check_gpus(config)
+    model = locate_model(config.model.path, config.model.revision)
+    if Path(model).is_dir():
+        check_prompts(config, model, [problems[0], *eval_problems[:1]])
     return Plan(
         config=config,
         problems=problems,
         eval_problems=eval_problems,
-        model=locate_model(config.model.path, config.model.revision),
+        model=model,
+        warnings=tuple(_leaks(problems, eval_problems)),
     )
+
+
+def check_prompts(config: RunConfig, model_dir: str, problems: Sequence[Problem]) -> None:
+    """Make tokens of these prompts, as the engines will of all.
+
+    Raises:
+        ModelError, DataError: the model has no tokenizer, or no chat template that takes them.
+    """
+    from rlvr.prompts import encode_prompt, load_tokenizer
+
+    tokenizer = load_tokenizer(model_dir, config.model)
+    for problem in problems:
+        encode_prompt(tokenizer, problem, config.model.chat_template)
+
+
+def _leaks(problems: Sequence[Problem], eval_problems: Sequence[Problem]) -> Iterator[str]:
+    """A warning when held-out problems are trained on."""
+    trained_on = {problem.prompt_text for problem in problems}
+    num_leaked = sum(problem.prompt_text in trained_on for problem in eval_problems)
+    if num_leaked:
+        yield (
+            f"{num_leaked} of {len(eval_problems)} held-out problems are in the training data too, "
+            "so their pass rate is no measure of learning: part them with skip and limit"
+        )
 
 
 def check_gpus(config: RunConfig) -> None:
@@ -70,6 +104,8 @@ def check_gpus(config: RunConfig) -> None:
 def train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool = False) -> Any:
     """Run the job in `run_dir` to its end, showing it. Returns `train.Result`."""
     with checkpoint.lock(run_dir):
+        if resume:  # overrides hold from here on, also when it is resumed once more
+            _write(run_dir / checkpoint.CONFIG, plan.config.model_dump(mode="json"))
         return asyncio.run(_train(plan, run_dir, recipe, resume=resume))
 
 
@@ -95,6 +131,8 @@ async def _train(plan: Plan, run_dir: Path, recipe: str, *, resume: bool) -> Any
             CompletionsLog(run_dir, enabled=config.metrics.save_completions)
         )
         display = stack.enter_context(Display(config))
+        for warning in plan.warnings:
+            display.note(f"warning: {warning}")
         display.phase("starting Ray, vLLM and the learner")
         params = verifier_params(config.data, config.eval.data)
         async with (
@@ -170,7 +208,7 @@ def make_run_dir(config: RunConfig, recipe: str) -> Path:
 
 def recipe_of(run_dir: Path) -> str:
     """The recipe that a run was started with."""
-    return json.loads((run_dir / ENVIRONMENT).read_text(encoding="utf-8"))["recipe"]
+    return _read(run_dir / ENVIRONMENT)["recipe"]
 
 
 def reopen_run_dir(run_dir: Path, overrides: list[str]) -> RunConfig:
@@ -181,7 +219,7 @@ def reopen_run_dir(run_dir: Path, overrides: list[str]) -> RunConfig:
     """
     checkpoint.require_run(run_dir)
     path = run_dir / checkpoint.CONFIG
-    config = resolve(json.loads(path.read_text(encoding="utf-8")), overrides, origin=str(path))
+    config = resolve(_read(path), overrides, origin=str(path))
     return config.model_copy(update={"run_dir": run_dir.resolve()})
 
 
@@ -214,7 +252,19 @@ def _git(*args: str) -> str | None:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    """Whole or not at all: half a configuration would make a run that cannot be resumed."""
+    partial = path.with_name(f".tmp-{path.name}")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or missing ({error}): the run cannot be resumed without it"
+        ) from error
 
 
 def print_plan(plan: Plan) -> None:
@@ -228,6 +278,7 @@ def print_plan(plan: Plan) -> None:
         f"data      {len(plan.problems)} problems{held_out}",
         f"verifier  {', '.join(verifiers)}",
         f"work      {config.num_steps} steps of {per_step}",
+        *(f"warning   {warning}" for warning in plan.warnings),
         "all that can be checked without starting is in order",
     ):
         print(line, file=sys.stderr)

@@ -58,7 +58,7 @@ def resolve(values: dict[str, Any], overrides: Iterable[str], *, origin: str) ->
     """`values` with the overrides applied, validated; local paths made absolute, so that a resume
     from another folder finds them."""
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -66,7 +66,12 @@ def resolve(values: dict[str, Any], overrides: Iterable[str], *, origin: str) ->
     return _absolute(config)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `key=value` of the command line in nested settings.
+
+    Raises:
+        ConfigError: it has another form, or its key lies within what is no table.
+    """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -142,9 +147,9 @@ def all_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str
 
 
 def _absolute(config: RunConfig) -> RunConfig:
-    updates: dict[str, Any] = {"data": _absolute_data(config.data)}
+    updates: dict[str, Any] = {"data": absolute_data(config.data)}
     if config.eval.data:
-        updates["eval"] = config.eval.model_copy(update={"data": _absolute_data(config.eval.data)})
+        updates["eval"] = config.eval.model_copy(update={"data": absolute_data(config.eval.data)})
     if Path(config.model.path).is_dir():
         updates["model"] = config.model.model_copy(
             update={"path": str(Path(config.model.path).resolve())}
@@ -154,7 +159,8 @@ def _absolute(config: RunConfig) -> RunConfig:
     return config.model_copy(update=updates)
 
 
-def _absolute_data(data: DataConfig) -> DataConfig:
+def absolute_data(data: DataConfig) -> DataConfig:
+    """The same with absolute paths of what is a file: a saved config is read elsewhere."""
     updates: Mapping[str, Any] = {}
     if data.path and Path(data.path).exists():
         updates = {**updates, "path": str(Path(data.path).resolve())}

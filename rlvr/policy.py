@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlvr.batch import MicroBatch, Packing, Sample, pack
 from rlvr.config import LearnerConfig, LoraConfig, RunConfig
-from rlvr.errors import ModelError
+from rlvr.errors import LearnerError, ModelError
 from rlvr.logprobs import TokenLogprobs, token_logprobs
 from rlvr.tree_attention import TREE_ATTENTION, dense_mask, flex_mask, tree_layout
 
@@ -84,13 +84,25 @@ class Policy(nn.Module):
         """How each attention implementation is told of the tree."""
         if batch.subtree_end is None:
             return {}
-        match self.causal_lm.config._attn_implementation:
+        attention = self.causal_lm.config._attn_implementation
+        if attention in ("flex_attention", "eager"):  # the mask takes the place of the model's own
+            self._check_window(int(batch.position_ids.max()) + 1)
+        match attention:
             case "flex_attention":
                 return {"attention_mask": flex_mask(batch.subtree_end)}
             case "eager":
                 return {"attention_mask": dense_mask(batch.subtree_end, self.causal_lm.dtype)}
             case _:
                 return {"tree": tree_layout(batch.subtree_end, batch.position_ids)}
+
+    def _check_window(self, depth: int) -> None:
+        """Raise LearnerError if `depth` tokens are more than the model's layers look back."""
+        window = getattr(self.causal_lm.config.get_text_config(), "sliding_window", None)
+        if window is not None and depth > window:
+            raise LearnerError(
+                f"a sequence of {depth} tokens is longer than the model's sliding window of "
+                f"{window}, which tree packing does not know: set learner.packing=padded"
+            )
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """With LoRA, the model without its adapter: the reference model."""
@@ -207,9 +219,7 @@ def load_policy(
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the model in {model_dir}: {error}") from error
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    _switch_dropout_off(model)
     model.to(device).train()  # transformers checkpoints gradients in training mode only
     policy = Policy(
         model,
@@ -221,6 +231,17 @@ def load_policy(
     if config.model.lora:
         policy.model = _with_adapters(model, config.model.lora)
     return policy
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    """The sampler has none. Some layers keep the rate in a module, others (attention) as a number
+    that they hand to a function."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _attention(settings: LearnerConfig, device: torch.device) -> str | None:
@@ -235,17 +256,17 @@ def _attention(settings: LearnerConfig, device: torch.device) -> str | None:
 
 def _with_adapters(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     targets = lora.target_modules
-    adapted = get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
-            lora_dropout=lora.dropout,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-        ),
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
     )
-    return cast(PeftModel, adapted)
+    try:
+        return cast(PeftModel, get_peft_model(model, settings))
+    except ValueError as error:
+        raise ModelError(f"model.lora does not fit {type(model).__name__}: {error}") from error
 
 
 @torch.no_grad()

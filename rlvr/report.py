@@ -93,7 +93,9 @@ def _problem(
     asked = problem.rows[0]["problem"]
     metadata = asked.get("metadata") or {}
     prompt = asked["prompt"]
-    if not isinstance(prompt, str):
+    if not isinstance(prompt, str) and [message["role"] for message in prompt] == ["user"]:
+        prompt = prompt[0]["content"]
+    elif not isinstance(prompt, str):
         prompt = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
     return {
         "id": problem.id,

@@ -77,7 +77,7 @@ class ResultsFolder:
     def finished(self) -> dict[str, Any] | None:
         """`results.json`, when there is nothing left to do; else null."""
         path = self.folder / RESULTS
-        return _read_json(path) if path.is_file() and not self.unjudged else None
+        return _read_json(path) if path.is_file() else None
 
     def sampled(self, rows: Sequence[Row]) -> None:
         """Keep completions that have yet to be judged."""
@@ -116,7 +116,7 @@ class ResultsFolder:
         for key, row in _read_rows(self.folder / COMPLETIONS).items():
             (waiting if row["status"] == Status.ERROR else self.judged)[key] = row
         self.unjudged = {key: row for key, row in waiting.items() if key not in self.judged}
-        if self.unjudged:
+        if self.unjudged or self._num_missing():
             (self.folder / RESULTS).unlink(missing_ok=True)  # about to change
         # In this order: a crash between the two leaves a sample in both files, never in neither.
         _replace(self.folder / UNJUDGED, _lines(self.unjudged.values()))
@@ -124,10 +124,18 @@ class ResultsFolder:
         self._waiting = (self.folder / UNJUDGED).open("ab")
         self._completions = (self.folder / COMPLETIONS).open("ab")
 
+    def _num_missing(self) -> int:
+        """Samples that `results.json` speaks of and that are gone: somebody cut the file."""
+        path = self.folder / RESULTS
+        done = _read_json(path) if path.is_file() else {}
+        return max(0, done.get("num_problems", 0) * done.get("num_samples", 0) - len(self.judged))
+
     def _close(self) -> None:
         with _writing(self.folder):
             for file in (self._waiting, self._completions):
                 file.close()
+            if (self.folder / RESULTS).is_file():  # then nothing waits
+                (self.folder / UNJUDGED).unlink(missing_ok=True)
             self._write_run()
 
     def _write_run(self) -> None:
@@ -187,6 +195,10 @@ def _compare(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{folder} has results of format {before.get('format')}; this version writes "
             f"{FORMAT}: choose another --output"
         )
+    if not {"identity", "seconds"} <= before.keys():
+        raise ResultsError(
+            f"{folder / RUN} is damaged: identity or seconds missing; choose another --output"
+        )
     old, new = _flat(before["identity"]), _flat(now["identity"])
     differing = [
         f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
@@ -226,8 +238,11 @@ def _read_rows(path: Path) -> dict[Key, Row]:
                 break
             try:
                 row = json.loads(line)
+                missing = Row.__required_keys__ - row.keys()
+                if missing:
+                    raise ValueError(f"{', '.join(sorted(missing))} missing")
                 rows[row["problem_id"], row["sample"]] = row
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 raise ResultsError(
                     f"{path} line {number} is damaged ({type(error).__name__}: {error}); remove "
                     f"the line and run the same command again"
@@ -246,9 +261,12 @@ def _append(file: BinaryIO, rows: Sequence[Row]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultsError(f"{path} is damaged: {error}; choose another --output") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{path} is damaged: it holds no JSON object; choose another --output")
+    return value
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from mmap import mmap
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+from pydantic import ValidationError
 
 from rlvr import rollout_plugin
 from rlvr.config import RunConfig
-from rlvr.errors import DataError, RolloutError, WeightTransferError
+from rlvr.errors import ConfigError, DataError, RolloutError, WeightTransferError
+from rlvr.prompts import encode_prompt, load_tokenizer
 from rlvr.sampling import Sampling
 from rlvr.types import Completion, Group, Problem, Rollout, VersionSpan
 from rlvr.weights import parse_version, resolve_backend, version_label
@@ -49,7 +50,11 @@ class RolloutEngine:
             self._shared.put_nowait(SharedMemory())
 
     async def start(self) -> None:
-        """Load the model and start vLLM's processes. The weights are version 0."""
+        """Load the model and start vLLM's processes. The weights are version 0.
+
+        Raises:
+            ConfigError: vLLM refuses the settings, or the model with them.
+        """
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -57,10 +62,13 @@ class RolloutEngine:
         if current_platform.is_cpu():
             self._set_cpu_environment()
 
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            self._model_dir, trust_remote_code=self._config.model.trust_remote_code
-        )
-        self._llm = AsyncLLM.from_engine_args(self._engine_args())
+        self._tokenizer = load_tokenizer(self._model_dir, self._config.model)
+        try:
+            self._llm = AsyncLLM.from_engine_args(self._engine_args())
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"vLLM refuses the model or the settings under `rollout`: {_refusal(error)}"
+            ) from error
         self._max_model_len: int = self._llm.model_config.max_model_len
         await self._llm.update_weight_version(version_label(0))
 
@@ -93,7 +101,8 @@ class RolloutEngine:
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",
-            "seed": self._config.seed * 1009 + self._worker_index,
+            # NumPy, which vLLM seeds too, takes 32 bits.
+            "seed": (self._config.seed * 1009 + self._worker_index) % 2**32,
             "disable_log_stats": True,
             "weight_transfer_config": WeightTransferConfig(
                 backend=resolve_backend(self._config, has_gpu=not current_platform.is_cpu())
@@ -171,7 +180,7 @@ class RolloutEngine:
             self._fitting_prompt(problem, sampling)
 
     def _fitting_prompt(self, problem: Problem, sampling: Sampling) -> list[int]:
-        prompt_token_ids = self._encode(problem)
+        prompt_token_ids = encode_prompt(self._tokenizer, problem, self._config.model.chat_template)
         room = self._max_model_len - sampling.max_tokens
         if len(prompt_token_ids) > room:
             raise DataError(
@@ -180,17 +189,6 @@ class RolloutEngine:
                 f"{sampling.max_tokens}); raise rollout.max_model_len or drop the problem"
             )
         return prompt_token_ids
-
-    def _encode(self, problem: Problem) -> list[int]:
-        if isinstance(problem.prompt, str):
-            return self._tokenizer(problem.prompt)["input_ids"]
-        template = self._config.model.chat_template
-        return self._tokenizer.apply_chat_template(
-            list(problem.prompt),
-            chat_template=None if template == "none" else template,
-            add_generation_prompt=True,
-            return_dict=False,
-        )
 
     def _completion(self, output: Any) -> Completion:
         token_ids = tuple(output.token_ids)
@@ -296,6 +294,13 @@ class RolloutEngine:
         await self._llm.resume_generation()
         self._open.set()
         return self.version
+
+
+def _refusal(error: ValueError | TypeError) -> str:
+    """What is wrong, without pydantic's frame around it."""
+    if isinstance(error, ValidationError):
+        return "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+    return str(error)
 
 
 class SharedMemory:

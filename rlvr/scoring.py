@@ -74,6 +74,7 @@ class Scorer:
         if len(errors) > self._config.max_error_fraction * len(verdicts):
             reasons = Counter(str(verdict.detail.get("reason", "no reason")) for verdict in errors)
             reason, count = reasons.most_common(1)[0]
+            reason = " ".join(reason.split())
             raise ScoringError(
                 f"{len(errors)} of {len(verdicts)} verdicts are errors, more than "
                 f"scoring.max_error_fraction = {self._config.max_error_fraction:g} allows; most "

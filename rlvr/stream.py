@@ -110,6 +110,14 @@ class GroupStream:
             kept, dropped = dropped[: self._groups_per_step], dropped[self._groups_per_step :]
         return Taken(groups=kept, dropped=dropped)
 
+    def put_back(self, taken: Taken) -> None:
+        """Return the last step's groups, which were not trained on, to be sampled and judged anew
+        by whoever goes on from here."""
+        later, self._pending = self._pending, deque()
+        for group in sorted([*taken.groups, *taken.dropped], key=lambda group: group.index):
+            self._start(group.index, group.problem)
+        self._pending.extend(later)
+
     def _start(self, index: int, problem: Problem) -> None:
         task = asyncio.ensure_future(self._sample(index, problem))
         # Failures are raised by `take` when their turn comes; this only keeps asyncio from

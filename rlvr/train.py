@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,13 +20,14 @@ from rlvr.checkpoint import Checkpoint, CheckpointStore
 from rlvr.completions_log import CompletionsLog
 from rlvr.config import RunConfig
 from rlvr.display import Display
+from rlvr.errors import CheckpointError, DataError, RolloutError, ScoringError
 from rlvr.evaluate import EvalTracker, PassRate, evaluate
 from rlvr.hacking import Alarm, HackingMonitor
 from rlvr.metrics import MetricsWriter, derived_metrics, group_metrics
 from rlvr.sampling import Sampling
 from rlvr.scoring import Scorer
 from rlvr.shaping import mask_truncated, shape_rewards
-from rlvr.stream import GroupStream, Problems, Sample
+from rlvr.stream import GroupStream, Problems, Sample, Taken
 from rlvr.types import Batch, Group, Problem
 from rlvr.workbench.live import LiveProbes
 
@@ -94,6 +95,8 @@ class Trainer:
     _step: int = field(default=0, init=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _evaluations: dict[int, PassRate] = field(default_factory=dict, init=False)
+    _evaluated: set[int] = field(default_factory=set, init=False)
+    """Steps after which there was an evaluation, also before a resume."""
     _tracker: EvalTracker = field(init=False)
     _monitor: HackingMonitor = field(init=False)
     _probes: LiveProbes = field(init=False)
@@ -108,18 +111,14 @@ class Trainer:
         config = self.config
         stream = self._stream()
         try:
-            if resume:
-                await self._restore(stream, resume)
-            else:
-                await self._evaluate()
+            await self._begin(stream, resume)
             while self._step < config.num_steps and not self._ended:
                 self._seconds.clear()
                 with self._timed("step"):
-                    with self._phase("rollout"):
-                        taken = await self._unless_stopped(stream.take())
+                    async with self._saving_on_failure(stream):
+                        taken = await self._take(stream)
                     if taken is None:
                         break
-                    self.scorer.check([*taken.groups, *taken.dropped])
                     with self._phase("advantages"):
                         batch = await self._batch(taken.groups)
                     with self._phase("learner"):
@@ -128,8 +127,9 @@ class Trainer:
                         figures |= await self.learner.publish()
                 self._step += 1
                 await self._log(batch, taken.dropped, figures)
-                await self._between_steps(stream)
-            best = self._step not in self._evaluations and await self._evaluate()
+                async with self._saving_on_failure(stream):
+                    await self._between_steps(stream)
+            best = self._step not in self._evaluated and await self._evaluate()
             return Result(
                 step=self._step,
                 interrupted=self._step < config.num_steps and not self._tracker.should_stop,
@@ -138,6 +138,42 @@ class Trainer:
             )
         finally:
             await stream.close()
+
+    async def _begin(self, stream: GroupStream, resume: Checkpoint | None) -> None:
+        if resume:
+            await self._restore(stream, resume)
+            return
+        # What an attempt that ended before its first checkpoint has left is made again too.
+        self.metrics.truncate_after(-1)
+        self.completions.truncate_after(-1)
+        await self._evaluate()
+
+    async def _take(self, stream: GroupStream) -> Taken | None:
+        """The next step's groups; null when the run is to stop before they are there."""
+        with self._phase("rollout"):
+            taken = await self._unless_stopped(stream.take())
+        if taken is None:
+            return None
+        try:
+            self.scorer.check([*taken.groups, *taken.dropped])
+        except ScoringError:
+            stream.put_back(taken)
+            raise
+        return taken
+
+    @contextlib.asynccontextmanager
+    async def _saving_on_failure(self, stream: GroupStream) -> AsyncIterator[None]:
+        """When sampling or judging ends the run, the learner is well: keep what it has learned."""
+        try:
+            yield
+        except (RolloutError, ScoringError, DataError):
+            if self._step:
+                try:
+                    path = await self._save(stream, best=False)
+                    self.display.note(f"the run fails; what it learned until now is in {path}")
+                except CheckpointError as error:
+                    self.display.note(str(error))
+            raise
 
     @property
     def _ended(self) -> bool:
@@ -206,6 +242,7 @@ class Trainer:
             return False
         result, groups = done
         self._evaluations[self._step] = result
+        self._evaluated.add(self._step)
         self.completions.write_evaluation(self._step, groups)
         self.metrics.write_evaluation(self._step, result, self._seconds["eval"])
         self.display.evaluation(self._step, result)
@@ -254,6 +291,7 @@ class Trainer:
         for row in rows:
             if "eval/n" in row:
                 self._tracker.update(row["step"], row.get("eval/low"))
+                self._evaluated.add(row["step"])
         self._monitor.replay(rows, self.metrics.alarms())
         self.display.start_at(self._step)
         stream.restore(checkpoint.state["stream"], checkpoint.groups)

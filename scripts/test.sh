@@ -3,7 +3,7 @@
 #
 #   scripts/test.sh            everything this machine can run (no GPU: without the GPU tests)
 #   scripts/test.sh --fast     only what needs neither vLLM, Ray nor Docker: under a minute
-#   scripts/test.sh -k loss    further arguments go to pytest
+#   scripts/test.sh -k loss    further arguments go to pytest (then one process for all)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0
 
 if $fast; then
-    markers="not slow and not docker and not gpu"
+    markers="not slow and not gpu"
 elif nvidia-smi -L 2>/dev/null | grep -q GPU; then
     markers=""
 else
@@ -44,7 +44,15 @@ python_folders=(rlvr verifiers sandbox scripts tests)
 stage "lint" ruff check "${python_folders[@]}"
 stage "format" ruff format --check "${python_folders[@]}"
 stage "types" pyright
-stage "tests" pytest -m "$markers" "$@"
+parallel=(-n 2 --dist worksteal)
+if $fast; then
+    stage "tests" pytest "${parallel[@]}" tests/unit -m "$markers" "$@"
+elif (($#)); then
+    stage "tests" pytest -m "$markers" "$@"
+else
+    stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
+    stage "integration tests" pytest tests/integration tests/docker -m "$markers"
+fi
 
 echo
 if ((${#setup_options[@]})) && ! docker info >/dev/null 2>&1; then

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sandbox.protocol import Result, Session
@@ -159,7 +159,11 @@ class Caller:
         """
         self._number += 1
         message = request(self._number, name, args, kwargs, mutation)
-        return parse_reply(await self._exchange(json.dumps(message).encode()), self._number)
+        reply = parse_reply(await self._exchange(json.dumps(message).encode()), self._number)
+        # The candidate was told, but may forge: with `args` it rewrites what tests compare with.
+        if mutation == "always" or (mutation == "auto" and reply.value is None):
+            return reply
+        return replace(reply, args=None)
 
     async def _exchange(self, message: bytes | None) -> bytes:
         start = time.perf_counter()

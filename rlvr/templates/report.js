@@ -46,6 +46,10 @@ function range(estimate) {
   return `${(100 * estimate.low).toFixed(1)} to ${percent(estimate.high)}`.replaceAll(" ", "\u00a0");
 }
 
+function plainRange(estimate) {
+  return estimate.low === null ? "" : `${estimate.low.toFixed(3)} to ${estimate.high.toFixed(3)}`;
+}
+
 function duration(seconds) {
   if (seconds < 90) return `${seconds.toFixed(0)} s`;
   return seconds < 5400 ? `${(seconds / 60).toFixed(0)} min` : `${(seconds / 3600).toFixed(1)} h`;
@@ -96,6 +100,9 @@ function tiles(results) {
     rate(`avg@${n}`, figures.avg) ||
       tile(`avg@${n}`, "no verdicts", "every sample ended in an error", "text"),
     by_k.map((key) => rate(names[key], figures[key][n])),
+    figures.reward.value === figures.avg.value
+      ? null
+      : tile("mean reward", figures.reward.value.toFixed(3), plainRange(figures.reward)),
     rate("truncated", figures.truncated),
     tile("problems x samples", `${whole(figures.num_problems)} x ${n}`,
       left_out ? `${left_out} left out: no verdict` : "no problem left out"),
@@ -133,6 +140,7 @@ function curvesCard(figures, n) {
 
 function difficultyCard(problems, n) {
   const rates = problems.filter((each) => each.rate !== null).map((each) => each.rate);
+  if (!rates.length) return null;
   const exact = n <= 10;
   const bins = Array.from({ length: exact ? n + 1 : 10 }, (_, index) => ({
     count: 0,
@@ -338,7 +346,10 @@ function browser({ results, problems }) {
     node("div", { class: "filters" },
       node("label", { class: "search" }, "search", search),
       labelled.map(([label, control]) => node("label", {}, label, control))),
-    count, list, more,
+    count,
+    node("div", { class: "heads", "aria-hidden": "true" },
+      ["problem", "prompt", "gold answer", "verdicts", "correct"].map((name) => node("span", {}, name))),
+    list, more,
   ];
 }
 

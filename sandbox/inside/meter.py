@@ -18,6 +18,10 @@ _TREES = {
         "/sys/fs/cgroup/memory.events",
     ),
 }
+_CGROUP1_MOST = "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"
+_CGROUP1_LIMIT = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+_SLACK_BYTES = 1 << 20
+"""An allocation of several pages fails a little below the limit."""
 
 
 class Meter:
@@ -48,6 +52,13 @@ class Meter:
     def oom_kills(self) -> int:
         return 0 if self.kind == "proc" else _table(self._oom).get(b"oom_kill", 0)
 
+    def has_been_full(self) -> bool:
+        """Whether the container ever reached its memory limit. The kernel also kills when the whole
+        machine is full. (Not by `failcnt`: where swap is accounted for, new kernels leave it 0.)"""
+        if self.kind == "cgroup2":
+            return _table(self._oom)[b"oom"] > 0
+        return _number(_CGROUP1_MOST) >= _number(_CGROUP1_LIMIT) - _SLACK_BYTES
+
 
 def pids() -> list[int]:
     """Every process of the container."""
@@ -56,6 +67,11 @@ def pids() -> list[int]:
 
 def resident_bytes(pid: int) -> int:
     return _stat(pid, 21, 22) * _PAGE_BYTES
+
+
+def _number(path: str) -> int:
+    with open(path, "rb") as file:
+        return int(file.read())
 
 
 def _table(fd: int) -> dict[bytes, int]:

@@ -22,6 +22,9 @@ KILL_TIMEOUT_S = 5.0
 MAX_STARVATION = 5
 """On a busy machine a program may stay for so many times its wall limit."""
 CHUNK_BYTES = 1 << 16
+LEAST_MESSAGE_BYTES = 64
+"""What any piece read from a channel counts as at least: each becomes a frame to the host, and a
+program that writes byte by byte would keep both ends busy for minutes before a limit ends it."""
 _OUT_OF_MEMORY = (b"MemoryError", b"std::bad_alloc")
 
 
@@ -180,11 +183,14 @@ class Run:
             self._break("time_limit", "cpu")
         elif max(self._own_wall_s, self.wall_s / MAX_STARVATION) > limits["wall_s"]:
             self._break("time_limit", "wall")
-        elif memory > limits["memory_mb"] << 20 or gauge.oom_kills() > self._kills_before:
+        elif memory > limits["memory_mb"] << 20 or self._is_out_of_memory():
             self._break("memory_limit")
         elif place.used_bytes() - self._disk_before > limits["file_bytes"]:
             self._break("output_limit")
         self._orphans_cpu_s += _reap()
+
+    def _is_out_of_memory(self) -> bool:
+        return ran_out_of_memory(self._gauge, self._kills_before)
 
     def _is_waiting(self) -> bool:
         """True when something of the run, or the zygote on its behalf, only lacks a CPU."""
@@ -203,10 +209,12 @@ class Run:
         if not data:
             return False
         allowed = self.limits["output_bytes"] - self._num_bytes
-        self._num_bytes += len(data)
-        if len(data) > allowed:
+        is_message = fd == self._from_program
+        size = max(len(data), LEAST_MESSAGE_BYTES) if is_message else len(data)
+        self._num_bytes += size
+        if size > allowed:
             self._break("output_limit")
-        if fd == self._from_program and self._on_data:
+        if is_message and self._on_data:
             self._on_data(data[:allowed])
         else:
             self._outputs[fd].append(data[:allowed])
@@ -235,7 +243,7 @@ class Run:
             text = self._zygote.recv(1 << 16)
         except ConnectionResetError:
             text = b""
-        if not text and self._gauge.oom_kills() > self._kills_before:
+        if not text and self._is_out_of_memory():
             raise OutOfMemory(self)
         if not text:
             raise Unclean("the zygote is gone")
@@ -262,7 +270,7 @@ class Run:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         cpu_s = max(report["cpu_s"] + self._orphans_cpu_s, self._cpu_s if self.outcome else 0.0)
         peak = max(self._peak_bytes, report["max_rss"] - self._zygote_bytes)
-        if self._gauge.oom_kills() > self._kills_before or peak > limits["memory_mb"] << 20:
+        if self._is_out_of_memory() or peak > limits["memory_mb"] << 20:
             self._break("memory_limit")
         if number == signal.SIGXCPU or cpu_s > limits["cpu_s"]:
             self._break("time_limit", "cpu")
@@ -285,6 +293,20 @@ class Run:
             "cpu_s": cpu_s,
             "memory_mb": peak / (1 << 20),
         }
+
+
+def ran_out_of_memory(gauge: meter.Meter, kills_before: int) -> bool:
+    """Whether the kernel killed something because the container reached its memory limit.
+
+    Raises:
+        Unclean: it did so because the whole machine is full. No program here is to blame for that:
+            the kernel prefers the sandboxes' processes, however small they are.
+    """
+    if gauge.oom_kills() == kills_before:
+        return False
+    if not gauge.has_been_full():
+        raise Unclean("the kernel killed a process because the machine ran out of memory")
+    return True
 
 
 def _died_of_memory(stderr: bytes) -> bool:

@@ -236,6 +236,10 @@ CHANNEL = {
         "def double(x): return 0"
     ),
     "channel_never_read_nor_written": "import time\ndef double(x): time.sleep(60)",
+    "channel_written_byte_by_byte": (
+        "def double(x):\n  spray(b'\\0\\x0f\\xff\\xff', [3, 4, 5])\n"
+        "  while True: spray(b' ', [3, 4, 5])"
+    ),
     "channel_flooded": "def double(x):\n  while True: spray(frame({'id': 1, 'value': 0}), [3, 4, 5])",
 }
 
@@ -347,6 +351,11 @@ RESOURCES = {
         "def double(x):\n  threading.Thread(target=spin).start()\n  return 0"
     ),
     "memory_bomb": "def double(x):\n  a = []\n  while True: a.append(bytearray(10**7))",
+    "memory_bomb_of_page_tables": (
+        "import mmap\ndef double(x):\n  while True:\n"
+        "    m = mmap.mmap(-1, 1 << 40, flags=0x4022, prot=mmap.PROT_READ)\n"
+        "    for i in range(0, 1 << 40, 1 << 21): m[i]"
+    ),
     "memory_bomb_at_once": "def double(x): return bytearray(10**12)",
     "memory_bomb_in_children": (
         "import os, time\ndef double(x):\n  for i in range(8):\n    if os.fork() == 0:\n"
@@ -475,6 +484,7 @@ NATIVE = {
     "c_includes_passwords": ("c", '#include "/etc/passwd"\n' + C_MAIN),
     "c_includes_shadow": ("c", '#include "/etc/shadow"\n' + C_MAIN),
     "c_includes_stdin": ("c", '#include "/dev/stdin"\n' + C_MAIN),
+    "c_includes_a_pipe_it_writes": ("c", '#include "/proc/self/fd/2"\n' + C_MAIN),
     "c_includes_zero": ("c", '#include "/dev/zero"\n' + C_MAIN),
     "c_includes_environment": ("c", '#include "/proc/self/environ"\n' + C_MAIN),
     "c_includes_supervisor": ("c", '#include "/proc/1/environ"\n' + C_MAIN),

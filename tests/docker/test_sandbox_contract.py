@@ -387,6 +387,22 @@ async def test_messages_wait_for_a_program_that_does_not_read(box: Pool, start: 
         assert (await session.finish()).timed_out_on == "wall"
 
 
+async def test_a_message_in_pieces_costs_more(box: Pool, start: str) -> None:
+    """Each byte alone is work for both ends: a few hundred count as thousands."""
+    source = """
+import os, time
+fd = int(os.environ["SANDBOX_CHANNEL"].split(",")[1])
+for _ in range(500):
+    os.write(fd, bytes(1))
+    time.sleep(0.001)
+"""
+    limits = replace(LIMITS, output_bytes=8000)
+    async with box.session(python(source, start), limits) as session:
+        while await session.receive() is not None:
+            pass
+        assert (await session.finish()).outcome is Outcome.OUTPUT_LIMIT
+
+
 @pytest.mark.parametrize(
     ("source", "outcome"),
     [

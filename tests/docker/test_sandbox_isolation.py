@@ -289,3 +289,27 @@ print(found)
     result = await run(box, source)
     # Only what this program itself put together while looking for it.
     assert result.outcome is Outcome.EXITED and int(result.stdout) <= 2, result
+
+
+PAGE_TABLES = """
+import mmap
+maps = []
+while True:  # a page that is only read takes no memory, but its tables do
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+    maps.append(mmap.mmap(-1, 1 << 40, flags=flags, prot=mmap.PROT_READ))
+    for place in range(0, 1 << 40, 1 << 21): maps[-1][place]
+"""
+
+
+async def test_a_full_container_is_the_programs_fault() -> None:
+    """The kernel ends it before our own measure would; that is neither a fault of the machine nor
+    anything the next run is blamed for."""
+    async with DockerSandbox(num_slots=1, max_memory_mb=64, disk_mb=16) as box:
+        program = Program(files={"main.py": PAGE_TABLES.encode()}, python="main.py")
+        limits = Limits(cpu_s=5, wall_s=30, memory_mb=64)
+        [result] = await box.run(program, [Case()], limits)
+        assert result.outcome is Outcome.MEMORY_LIMIT, result
+        assert box.metrics.slots_lost == 0
+        small = Program(files={"main.py": b"print(1)"}, python="main.py", start="exec")
+        after = await box.run(small, [Case()] * 3, limits)
+        assert [result.outcome for result in after] == [Outcome.EXITED] * 3

@@ -124,6 +124,9 @@ def test_problems_come_in_pages_and_completions_on_opening(page: Page) -> None:
     assert page.locator("#problems pre").count() == 0
     page.get_by_role("button", name="Show more").click()
     assert page.locator("#problems details").count() == 100
+    for _ in range(2):
+        page.get_by_role("button", name="Show more").click()
+    assert not page.get_by_role("button", name="Show more").is_visible()
     first = page.locator("#problems details").first
     opened(first)
     assert first.locator(".sample").count() == 8

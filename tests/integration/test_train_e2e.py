@@ -210,15 +210,6 @@ def test_the_checkpoint_loads_in_plain_vllm(trained: Path, tmp_path: Path) -> No
     assert sum(char.islower() for char in text) > 6, f"not what it was trained to say: {text}"
 
 
-def test_workers_run_ahead_but_never_too_far(recipe: Path) -> None:
-    run_dir = recipe.parent / "ahead"
-    finish(start(str(recipe), f"run_dir={run_dir}", "num_steps=8", "max_lag=2"))
-    rows = read_metrics(run_dir)
-    lags = [row["lag/max"] for row in rows]
-    assert max(lags) <= 2
-    assert max(lags) >= 1, "nothing ran ahead"
-
-
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(recipe: Path) -> None:
     run_dir = recipe.parent / "killed-worker"
     process = start(str(recipe), f"run_dir={run_dir}", "num_steps=12", "rollout.num_workers=2")
@@ -244,7 +235,7 @@ def is_worker(pid: int) -> bool:
 
 def test_ctrl_c_saves_and_kill_9_leaves_no_process_and_both_resume(recipe: Path) -> None:
     run_dir = recipe.parent / "interrupted"
-    process = start(str(recipe), f"run_dir={run_dir}", "num_steps=16")
+    process = start(str(recipe), f"run_dir={run_dir}", "num_steps=16", "max_lag=2")
     wait_for_step(run_dir, 2, process)
     process.send_signal(signal.SIGINT)
     output = finish(process, expected=130)
@@ -264,6 +255,7 @@ def test_ctrl_c_saves_and_kill_9_leaves_no_process_and_both_resume(recipe: Path)
     assert [row["step"] for row in rows] == list(range(1, 17))
     groups = read_completions(run_dir).column("group").to_pylist()[::8]
     assert groups == list(range(16 * 8)), "no problem skipped, none repeated"
+    assert max(row["lag/max"] for row in rows) in (1, 2), "workers run ahead, but never too far"
 
 
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_error(recipe: Path) -> None:
@@ -277,11 +269,3 @@ def test_a_worker_that_keeps_dying_ends_the_run_with_its_error(recipe: Path) -> 
     output = finish(process, expected=1)
     assert "rollout-0 died" in output and "rollout-0.log" in output
     assert "Traceback" not in output
-
-
-def test_evaluation_of_a_run(trained: Path, recipe: Path) -> None:
-    from rlvr import benchmark
-
-    result = benchmark.run(str(trained), str(recipe), ["eval.num_samples=2", "data.limit=16"], None)
-    assert result.num_problems == 16
-    assert result.statuses.keys() <= {"correct", "partial", "incorrect"}

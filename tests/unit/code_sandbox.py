@@ -1,32 +1,27 @@
-"""A sandbox without isolation, just enough for tests of what stands on top of the protocol.
-
-Python programs run in a fork of the test process, which takes milliseconds instead of tens.
-"""
+"""A sandbox without isolation, just enough for tests of what stands on top of the protocol."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sandbox.protocol import Case, Limits, Outcome, Program, Result, Session
 from verifiers.code_pools import Pools
 
+Process = subprocess.Popen[bytes]
+
 
 class ForkSandbox:
-    """Runs Python programs in forks, others as subprocesses, with a wall limit. For tests only."""
+    """Runs programs as plain subprocesses with a wall limit. For tests only."""
 
     def __init__(self) -> None:
         self.programs: list[Program] = []
@@ -91,21 +86,8 @@ def _run(program: Program, case: Case, limits: Limits, folder: Path) -> Result:
     with file() as stdin, file() as out, file() as err:
         stdin.write(case.stdin)
         stdin.seek(0)
-        fds = (stdin.fileno(), out.fileno(), err.fileno())
-        if program.python:
-            code = _wait(_fork(program, folder, fds, case.args, {}), limits.wall_s)
-        else:
-            command = [*program.argv, *case.args]
-            with suppress(subprocess.TimeoutExpired):
-                code = None
-                code = subprocess.run(
-                    *(command,),
-                    cwd=folder,
-                    stdin=stdin,
-                    stdout=out,
-                    stderr=err,
-                    timeout=limits.wall_s,
-                ).returncode
+        process = _start(program, folder, case.args, stdin=stdin, stdout=out, stderr=err)
+        code = _wait(process, limits.wall_s)
         printed = [_content(out), _content(err)]
     files = {n: (folder / n).read_bytes() for n in case.collect if (folder / n).is_file()}
     outcome = Outcome.EXITED if code == 0 else Outcome.RUNTIME_ERROR
@@ -142,54 +124,19 @@ def _result(
     )
 
 
-def _fork(
-    program: Program,
-    folder: Path,
-    fds: tuple[int, int, int],
-    args: Sequence[str],
-    environment: dict[str, str],
-) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    status, leave = 1, os._exit
-    try:
-        for target, fd in enumerate(fds):
-            os.dup2(fd, target)
-        inherited = [0, 1, 2, *map(int, environment.get("SANDBOX_CHANNEL", "2").split(","))]
-        for first, last in pairwise([*sorted(inherited), 4096]):
-            os.closerange(first + 1, last)
-        os.chdir(folder)
-        os.environ.update(environment)
-        assert program.python is not None
-        sys.argv = [program.python, *args]
-        for fd, mode, name in ((0, "r", "stdin"), (1, "w", "stdout"), (2, "w", "stderr")):
-            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
-        main = sys.modules["__main__"] = ModuleType("__main__")
-        exec(compile(program.files[program.python], program.python, "exec"), main.__dict__)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        leave(status)
-    return 0
+def _start(program: Program, folder: Path, case_args: Sequence[str], **more: Any) -> Process:
+    python = [sys.executable, "-S", "-s", program.python] if program.python else program.argv
+    return subprocess.Popen([*python, *case_args], cwd=folder, text=False, **more)
 
 
-def _wait(pid: int, wall_s: float) -> int | None:
+def _wait(process: Process, wall_s: float) -> int | None:
     """The exit status (negative for a signal), or null if it had to be killed."""
-    handle = os.pidfd_open(pid)
     try:
-        in_time = select.select([handle], [], [], wall_s)[0]
-    finally:
-        os.close(handle)
-    if not in_time:
-        os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if in_time else None
+        return process.wait(wall_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
 
 
 class _Session:
@@ -199,12 +146,18 @@ class _Session:
         self._read, from_program = os.pipe()
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._start = time.perf_counter()
-        null = os.open(os.devnull, os.O_RDONLY)
-        fds = (null, self._out.fileno(), self._err.fileno())
-        channel = {"SANDBOX_CHANNEL": f"{to_program},{from_program}"}
-        self._pid = _fork(program, folder, fds, (), channel)
-        for fd in (to_program, from_program, null):
-            os.close(fd)
+        self._process = _start(
+            program,
+            folder,
+            (),
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            env=os.environ | {"SANDBOX_CHANNEL": f"{to_program},{from_program}"},
+            pass_fds=(to_program, from_program),
+        )
+        os.close(to_program)
+        os.close(from_program)
         self._result: Result | None = None
 
     async def send(self, message: bytes) -> None:
@@ -229,9 +182,8 @@ class _Session:
 
     async def finish(self) -> Result:
         if self._result is None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-            code = await asyncio.to_thread(_wait, self._pid, 5.0)
+            self._process.kill()
+            code = await asyncio.to_thread(self._process.wait)
             os.close(self._write)
             os.close(self._read)
             outcome = Outcome.EXITED if code == 0 else Outcome.RUNTIME_ERROR

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -266,9 +267,8 @@ def test_a_slow_verdict_does_not_hold_up_sampling(
     def report(name: str, tally: Any) -> None:
         seen.append(tally.judged)
         if tally.sampled == tally.total:
-            import sys
-
-            (module,) = [sys.modules[each] for each in sys.modules if "_slow_" in each]
+            loaded = list(sys.modules.values())
+            (module,) = [each for each in loaded if vars(each).get("__file__") == str(verifier)]
             module.sampled.set()
 
     found = benchmark.run(model, [data], settings, output=tmp_path / "out", report=report)
@@ -543,7 +543,7 @@ def test_the_command_prints_figures_with_their_intervals(
 ) -> None:
     done = command(model, data, *SETTINGS, "--output", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
-    for shown in ("avg@4", "pass@k", "20 problems x 4", "by level", "report.html"):
+    for shown in ("avg@4", "pass@k", "20 problems x 4", "level", "report.html"):
         assert shown in done.stdout
     assert "sums: 80/80 judged" in done.stderr
 

@@ -309,3 +309,11 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path):
             pass
     finally:
         holder.kill()
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"format": 1, "step": 5}', "\x00"])
+async def test_a_damaged_manifest_is_told_as_such(store: CheckpointStore, manifest: str):
+    path = await store.save(5, {}, [], write_model)
+    (path / "manifest.json").write_text(manifest)
+    with pytest.raises(CheckpointError, match="is damaged: cannot read manifest"):
+        store.latest()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rlvr import launch
 from rlvr.cli import main
+from rlvr.load_config import load_config
+from tests.integration.tiny_model import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +39,7 @@ def recipe(tmp_path: Path) -> Path:
     (tmp_path / "data.jsonl").write_text(
         '{"prompt": "1 + 1?", "answer": "2"}\n{"prompt": "2 + 2?", "answer": "4"}\n'
     )
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    make_tiny_model(tmp_path / "model")
     path = tmp_path / "mine.toml"
     path.write_text('[model]\npath = "./model"\n[data]\npath = "data.jsonl"\n')
     return path
@@ -82,6 +84,11 @@ def test_dry_run_prints_the_resolved_config_and_starts_nothing(
         (["data.verifier=bad.py"], "bad.py"),
         (["learner.device=cuda", "rollout.num_workers=64"], "needs 65 GPUs"),
         (["rollout.top_p=0.9"], "biases the importance ratio"),
+        (["eval.every=5"], "set eval.data"),
+        (["weights.backend=nccl"], "needs GPUs"),
+        (["model.chat_template={{ broken"], "the chat template does not take its messages"),
+        (["model.path=./base"], "has no chat template: set data.chat=false"),
+        (["model.path=./mute"], "cannot load the tokenizer"),
     ],
 )
 def test_bad_input_is_one_clear_paragraph(
@@ -97,6 +104,8 @@ def test_bad_input_is_one_clear_paragraph(
     (folder / "broken.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n')
     (folder / "field.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "bad.py").write_text("judge = 1 / 0\n")
+    for name, left_out in (("base", "chat_template*"), ("mute", "*token*")):
+        shutil.copytree(folder / "model", folder / name, ignore=shutil.ignore_patterns(left_out))
     with pytest.raises(SystemExit) as ended:
         main(["train", str(recipe), *words, "--dry-run"])
     assert ended.value.code == 1
@@ -105,6 +114,15 @@ def test_bad_input_is_one_clear_paragraph(
     assert error.startswith("rlvr: ")
     assert "Traceback" not in error
     assert error.count("\n") == 1
+
+
+def test_held_out_problems_that_are_trained_on_are_told(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    with pytest.raises(SystemExit):
+        main(["train", str(recipe), "eval.data.path=data.jsonl", "--dry-run"])
+    assert "2 of 2 held-out problems are in the training data too" in capsys.readouterr().err
 
 
 def test_debug_shows_where_it_went_wrong(recipe: Path) -> None:
@@ -117,6 +135,28 @@ def test_resume_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
     done = rlvr("train", "--resume", str(tmp_path))
     assert done.returncode == 1
     assert "not a run directory" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_resume_of_a_run_whose_configuration_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"num_steps": ')
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path)])
+    assert "config.json is damaged" in capsys.readouterr().err
+
+
+def test_what_is_changed_on_resume_is_kept(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_training(*args: object, **settings: object) -> None:
+        """In place of the loop."""
+
+    monkeypatch.chdir(recipe.parent)
+    monkeypatch.setattr(launch, "_train", no_training)
+    config = load_config(str(recipe), [f"run_dir={recipe.parent / 'run'}"])
+    run_dir = launch.make_run_dir(config, "mine")
+    plan = launch.plan(launch.reopen_run_dir(run_dir, ["num_steps=7"]))
+    launch.train(plan, run_dir, "mine", resume=True)
+    assert launch.reopen_run_dir(run_dir, []).num_steps == 7
 
 
 def test_a_run_directory_is_never_overwritten(

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.protocol import Outcome, Result
-from verifiers.code_calls import Ended, frame, frames, parse_loaded, parse_reply
+from verifiers.code_calls import Caller, Ended, frame, frames, parse_loaded, parse_reply
 from verifiers.code_function import _report  # the boundary where stdout becomes a report
 from verifiers.code_report import CaseOutcome, verdict
 from verifiers.code_tests import FunctionTests, parse_tests
@@ -123,3 +123,32 @@ def test_load_stretches_wall_times_only_so_far(monkeypatch: pytest.MonkeyPatch) 
     for load, expected in ((0.0, 1.0), (2.0 * cpus, 2.0), (99.0 * cpus, 5.0)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
         assert code_calls._crowding() == expected
+
+
+class Scripted:
+    """A session whose program says one thing, whatever it is asked."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.message = json.dumps(message).encode()
+
+    async def send(self, message: bytes) -> None: ...
+
+    async def receive(self) -> bytes | None:
+        return self.message
+
+    async def finish(self) -> Result:
+        raise AssertionError("it goes on")
+
+
+@pytest.mark.parametrize(
+    ("mutation", "value", "is_kept"),
+    [("auto", ["l"], False), ("auto", None, True), ("always", ["l"], True), ("never", None, False)],
+)
+async def test_arguments_come_back_only_where_they_may(
+    mutation: str, value: Any, is_kept: bool
+) -> None:
+    """`candidate(xs) == sorted(xs)` holds for a claimed [] if the claim may also empty `xs`."""
+    caller = Caller(Scripted({"id": 1, "value": value, "args": [["l"]]}), wall_s=5)
+    reply = await caller.call("f", ["l", ["l", 3, 1]], ["d"], mutation)
+    assert reply.value == value
+    assert reply.args == ([["l"]] if is_kept else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,18 @@ def test_no_evidence_is_said_plainly_with_the_problems_it_would_take(
     assert "+0.050" in text and "p = 0.5 (exact" in text
     (found,) = compared(same, little)
     assert f"about {found.problems_needed} problems like these would show it (80 % power)" in text
+    assert "only 2 of these 20 problems came out differently, too few for a verdict" in text
     assert "B higher on 2, lower on 0, the same on 18 (of 20)" in text
+
+
+def test_equal_figures_are_told_what_difference_would_have_shown(
+    same: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = {str(index): ("cc", "ii", "ci")[min(index // 4, 2)] for index in range(20)}
+    other = write_results(tmp_path / "other", make_rows(verdicts))
+    compare.run([same, other], force=False, as_json=False)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "these 20 problems show a true difference of 0.203 or more (80 % power)" in text
 
 
 def test_problems_without_a_verdict_in_both_are_left_out(same: Path, tmp_path: Path) -> None:
@@ -107,7 +119,7 @@ def test_results_made_differently_are_refused_unless_forced(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     field: str,
-    value: object,
+    value: Any,
     words: str,
 ) -> None:
     other = write_results(tmp_path / "other", make_rows(BETTER), **{field: value})
@@ -180,7 +192,7 @@ def test_an_unfinished_evaluation_says_how_to_finish_it(same: Path, tmp_path: Pa
     [
         ('{"problem_id": "0"', "line 41 is not JSON"),
         ('{"problem_id": "0"}', "line 41 has no sample"),
-        ("[]", "line 41 has no problem_id"),
+        ("[]", "line 41 is no sample"),
     ],
 )
 def test_damaged_completions_name_the_line(same: Path, better: Path, line: str, words: str) -> None:
@@ -196,6 +208,68 @@ def test_a_sample_that_is_there_twice_is_refused(same: Path, better: Path) -> No
     path.write_text(lines + lines.splitlines()[0] + "\n", encoding="utf-8")
     with pytest.raises(ResultsError, match="sample 0 of problem '0' is there twice"):
         compare.run([same, better], force=False, as_json=False)
+
+
+def change_row(folder: Path, number: int, **changes: object) -> None:
+    path = folder / "sums" / "completions.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number - 1] = json.dumps({**json.loads(lines[number - 1]), **changes})
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"problem_id": ["x"]}, "line 3 is damaged: problem_id"),
+        ({"sample": "0"}, "line 3 is damaged: sample"),
+        ({"reward": None}, "line 3 has the status correct and the reward None"),
+        ({"problem": {"id": "1", "metadata": "x"}}, "line 3 is damaged: problem field 'prompt'"),
+        ({"status": "incorrect"}, "one of the two was edited"),
+    ],
+)
+def test_edited_completions_are_refused(
+    same: Path, better: Path, changes: dict[str, object], words: str
+) -> None:
+    change_row(better, 3, **changes)
+    with pytest.raises(ResultsError, match=words):
+        compare.run([same, better], force=False, as_json=False)
+
+
+def test_completions_that_were_cut_are_refused(same: Path, better: Path) -> None:
+    path = better / "sums" / "completions.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:30]), encoding="utf-8")
+    with pytest.raises(ResultsError, match=r"holds 30 samples, results\.json beside it says 40"):
+        compare.run([same, better], force=False, as_json=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "tiny"}, {"model": {}}, {"figures": {}}, {"num_samples": "2"}]
+)
+def test_edited_results_are_refused(same: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    other = write_results(tmp_path / "other", make_rows(BETTER), **changes)
+    with pytest.raises(ResultsError, match=f"damaged: {next(iter(changes))}"):
+        compare.run([same, other], force=False, as_json=False)
+
+
+def test_lines_on_power_ask_for_what_holms_correction_asks(same: Path, tmp_path: Path) -> None:
+    """5 problems of 20 alone would be just enough for one comparison, not for three."""
+    verdicts = {str(index): "cc" if index < 6 else "ci" for index in range(20)}
+    other = write_results(tmp_path / "other", make_rows(verdicts))
+    alone, among_three = compared(same, other)[0], compared(same, other, same)[0]
+    assert alone.better == "B" and among_three.better is None
+    assert among_three.problems_needed is not None and alone.problems_needed is not None
+    assert among_three.problems_needed > max(20, alone.problems_needed)
+
+
+def test_other_packages_and_errors_are_noted(same: Path, tmp_path: Path) -> None:
+    write_results(tmp_path / "old", make_rows(SAME), versions={"versions": {"sympy": "1.13"}})
+    with_errors = make_rows({**SAME, "0": "ce"})
+    write_results(tmp_path / "new", with_errors, versions={"versions": {"sympy": "1.14"}})
+    runs = {"A": read_results(tmp_path / "old"), "B": read_results(tmp_path / "new")}
+    packages, errors = compare.check(runs)
+    assert packages == "sums: A and B differ in package versions (sympy 1.13 and 1.14)"
+    assert errors.startswith("sums: 1 completion of B could not be judged")
 
 
 def test_missing_completions_are_refused(same: Path, better: Path) -> None:

@@ -231,6 +231,11 @@ def test_code_tests_as_an_object_or_its_json(tmp_path: Path, tests: Any) -> None
         ('{"prompt": "?", "answer": "1", "k": 5}', {"tests_field": "k"}, ["line 2", "tests"]),
         ('{"prompt": "?", "answer": "1", "k": "{"}', {"tests_field": "k"}, ["line 2", "JSON"]),
         ('{"prompt": "?", "answer": "1", "k": {}}', {"tests_field": "k"}, ["line 2", "kind"]),
+        (
+            '{"prompt": "?", "answer": "1", "k": "{\\"kind\\": \\"stdio\\", \\"x\\": NaN}"}',
+            {"tests_field": "k"},
+            ["line 2", "field k is not JSON-able"],
+        ),
         ('{"prompt": "?", "answer": "1", "k": 5}', {"verifier_field": "k"}, ["line 2", "name"]),
     ],
 )
@@ -482,3 +487,19 @@ def test_the_default_verifier_of_a_source() -> None:
     resolved = DataConfig.model_validate(gym_config.model_dump())  # what a resume reads
     assert verifier_of(resolved) == "reasoning_gym"
     assert verifier_of(DataConfig(source="reasoning_gym", path="x", verifier="a:b")) == "a:b"
+
+
+def test_numbers_that_no_checkpoint_could_hold_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {"prompt": ["a", "b"], "answer": ["1", "2"], "m": [0.5, float("nan")]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 2: field m is not JSON-able"):
+        load(tmp_path / "a.parquet", metadata_fields=("m",))
+
+
+def test_a_template_without_a_placeholder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "answer": "1"}\n')
+    with pytest.raises(DataError, match="all prompts would be the same"):
+        load(tmp_path / "a.jsonl", prompt_template="Answer with {{}}.")

@@ -117,8 +117,12 @@ def test_docker_is_reached_through_its_client(path_folder: Path) -> None:
     program(path_folder, "docker", "echo 'Cannot connect to the daemon' >&2; exit 1")
     check = doctor.check_docker()
     assert (check.status, "Cannot connect" in check.found) == ("warn", True)
+    program(path_folder, "docker", "[ $1 = info ] && echo 28.2.2")
+    check = doctor.check_docker()
+    assert (check.status, check.fix) == ("warn", "rlvr sandbox build")
     program(path_folder, "docker", "echo 28.2.2")
-    assert doctor.check_docker() == Check(name="Docker", status="ok", found="daemon 28.2.2")
+    check = doctor.check_docker()
+    assert check.status == "ok" and check.found.startswith("daemon 28.2.2, image rlvr-sandbox:")
 
 
 def test_a_hanging_daemon_is_cut_off(path_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

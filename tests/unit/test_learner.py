@@ -464,3 +464,32 @@ def test_learning_rate_schedules() -> None:
 def test_the_learning_rate_follows_the_step_of_the_batch(llama: Path) -> None:
     learner = Learner(make_config(llama, learner__schedule="linear"), llama)
     assert learner.step(make_batch(step=9))["lr"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+def test_dropout_in_attention_is_off_too(tmp_path: Path, packing: str) -> None:
+    model = make_model(tmp_path, attention_dropout=0.5)
+    learner = Learner(make_config(model, learner__packing=packing), model)
+    groups = make_batch().groups
+    assert learner.logprobs(groups) == learner.logprobs(groups)
+
+
+def test_adapters_that_fit_no_layer_are_refused(llama: Path) -> None:
+    config = make_config(llama, model__lora={"target_modules": ["nope"]})
+    with pytest.raises(ModelError, match=r"model\.lora does not fit LlamaForCausalLM.*nope"):
+        Learner(config, llama)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_sequence_beyond_the_sliding_window_is_refused_in_a_tree(
+    tmp_path: Path, attention: str
+) -> None:
+    model = make_model(tmp_path, "Mistral", sliding_window=8)
+    learner = Learner(make_config(model, learner__attn_implementation=attention), model)
+    with pytest.raises(LearnerError, match=r"sliding window of 8.*learner\.packing=padded"):
+        learner.logprobs([make_long_group()])
+
+
+def make_long_group() -> Group:
+    rollout = make_rollout(tuple(range(1, 11)), random.Random(0))
+    return dataclasses.replace(make_batch().groups[0], rollouts=(rollout,))

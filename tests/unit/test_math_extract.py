@@ -59,6 +59,43 @@ def test_headings_and_prose_are_no_claims() -> None:
     assert found("To find the final answer, add. We get 7 eggs.") == ("last number", "7")
 
 
+def test_a_correction_takes_back_what_was_said_before_it() -> None:
+    assert found("The answer is 41. Wait, 6 * 7 = 42. So 42 it is.") == ("last number", "42")
+    assert found("The answer is 41. Hold on: the answer is 42.") == ("answer is", "42")
+
+
+def test_a_text_that_breaks_off_in_a_calculation_has_no_last_number() -> None:
+    annotated = "She has 4*8=<<4*8=32>>32 eggs"
+    assert found(f"{annotated}.") == ("last number", "32")
+    assert found(f"{annotated}\nSo she") is None
+    assert found("She has 4*8=<<4*8=3") is None
+    assert found("Each box weighs 12 * 3") is None
+
+
+def test_answer_may_be_the_heading_of_a_solution() -> None:
+    worked = "Answer: Tom has 16 eggs. He sells 9 for $2 each. So he makes 9 * 2 = $18."
+    assert found(worked) == ("last number", "$18")
+    assert found("Answer: Tom makes $18 a day.") == ("answer is", "$18")
+    assert found("Answer: 18. Tom sells 9 eggs for $2.") == ("answer is", "18")
+
+
+def test_a_result_counts_before_its_circumstances() -> None:
+    assert found("He scored 4+5=9 points in the 40 minutes.") == ("last number", "9")
+    assert found("He had 4+5=9 points and gave away 3.") == ("last number", "3")
+    assert found("He had 4+5=9 points, then 3 for each.") == ("last number", "3")
+
+
+def test_one_of_two_numbers_is_no_answer() -> None:
+    assert found("She has 42 or 43 eggs.") is None
+    assert found("It lies between 42 and 43.") is None
+    assert found("She starts at 2:30.") is None
+
+
+def test_a_box_with_a_sentence_gives_its_one_number() -> None:
+    assert found("\\boxed{\\text{Tom has } \\$42 \\text{ left}}") == ("boxed", "\\$42")
+    assert found("\\boxed{open('42').read()}") == ("boxed", "open('42').read()")
+
+
 def test_a_spray_of_boxes_is_no_answer() -> None:
     assert found("\\boxed{1} \\boxed{2} \\boxed{3}") == ("boxes contradict", "")
     spray = " and it might be ".join(f"\\boxed{{{k}}}" for k in range(MAX_BOXES + 5))
@@ -110,6 +147,7 @@ def test_the_last_number_only_where_it_is_allowed() -> None:
 
 def test_golds_may_be_whole_solutions() -> None:
     assert gold_text("He sold 48/2 = 24.\n#### 72") == "72"
+    assert gold_text("He sold 48/2 = 24.\nA: 72") == "72"
     assert gold_text("Thus $x \\in \\boxed{[-2,7]}$.") == "[-2,7]"
     assert gold_text("\\frac{1}{2}") == "\\frac{1}{2}"
 

@@ -16,7 +16,9 @@ from threading import Thread
 import pytest
 
 from verifiers import Problem, Status, Verdict
+from verifiers.forms import adapt
 from verifiers.mathematics import MathVerifier
+from verifiers.runner import Runner
 
 SLOW_GOLD = "\\sqrt{8}"
 SLOW_ANSWER = "\\boxed{2\\sqrt{2}}"
@@ -52,12 +54,20 @@ def gone(pid: int) -> bool:
 def test_deadline_kills_the_worker_and_the_next_verdict_is_right(verifier: MathVerifier) -> None:
     assert verifier.judge(problem(SLOW_GOLD), SLOW_ANSWER).status is Status.CORRECT
     (pid,) = verifier.pids()
-    verifier.timeout_s = 0.5
+    verifier.deadline_s = 0.5
     verdict = verifier.judge(problem("x^2"), ENDLESS)
     assert verdict.status is Status.LIMIT and "deadline" in verdict.detail["reason"]
     assert gone(pid)
-    verifier.timeout_s = 20.0
+    verifier.deadline_s = 20.0
     assert verifier.judge(problem(SLOW_GOLD), SLOW_ANSWER).status is Status.CORRECT
+
+
+async def test_waiting_for_a_worker_counts_against_no_deadline() -> None:
+    loaded = adapt(MathVerifier, "math", "test", {"num_workers": 1, "timeout_s": 0.4})
+    rows = [("x^2", ENDLESS), (SLOW_GOLD, SLOW_ANSWER)]
+    async with Runner(timeout_s=0.1) as runner:
+        verdicts = await asyncio.gather(*(runner.judge(loaded, problem(g), c) for g, c in rows))
+    assert [verdict.status for verdict in verdicts] == [Status.LIMIT, Status.CORRECT]
 
 
 def test_a_worker_that_was_killed_is_replaced_and_its_verdict_retried(
@@ -77,7 +87,7 @@ def test_a_worker_that_was_killed_is_replaced_and_its_verdict_retried(
 def test_a_silent_worker_is_our_fault(verifier: MathVerifier) -> None:
     verifier.judge(problem(SLOW_GOLD), SLOW_ANSWER)
     os.kill(verifier.pids()[0], signal.SIGSTOP)
-    verifier.timeout_s = 0.3
+    verifier.deadline_s = 0.3
     assert verifier.judge(problem(SLOW_GOLD), SLOW_ANSWER).status is Status.ERROR
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.paired import (
+    Judged,
     bootstrap_p,
     difference_interval,
     holm,
+    paired_interval,
+    paired_p,
     permutation_p,
     problems_needed,
+    sample_swap_p,
     smallest_visible,
 )
 
@@ -142,3 +147,75 @@ def test_the_smallest_visible_difference_needs_just_these_problems() -> None:
     assert visible is not None
     shifted = d - d.mean() + visible
     assert problems_needed(shifted) in (50, 51)
+
+
+def judged(num_samples: list[int], num_correct: list[int], k: int = 1) -> Judged:
+    return Judged(num_samples=np.array(num_samples), num_correct=np.array(num_correct), k=k)
+
+
+def p_by_dealing(a: Judged, b: Judged) -> float:
+    """Over all ways to choose which of each problem's samples are B's."""
+    problems = zip(a.num_samples, b.num_samples, a.num_correct + b.num_correct, strict=True)
+    sums = {0.0: 1.0}
+    for num_a, num_b, correct in problems:
+        samples = [1] * correct + [0] * (num_a + num_b - correct)
+        deals = list(combinations(range(len(samples)), num_b))
+        wider: dict[float, float] = {}
+        for total, chance in sums.items():
+            for deal in deals:
+                of_b = sum(samples[i] for i in deal)
+                key = round(total + of_b / num_b - (correct - of_b) / num_a, 9)
+                wider[key] = wider.get(key, 0.0) + chance / len(deals)
+        sums = wider
+    seen = abs(float((b.values - a.values).sum())) - 1e-6
+    return sum(chance for total, chance in sums.items() if abs(total) >= seen)
+
+
+def test_dealing_out_samples_anew_agrees_with_enumeration() -> None:
+    a, b = judged([1, 2, 3, 1], [0, 1, 1, 0]), judged([4, 4, 3, 5], [4, 2, 3, 3])
+    assert sample_swap_p(a, b) == pytest.approx(p_by_dealing(a, b), abs=0.015)
+
+
+def test_equal_numbers_of_samples_are_tested_by_sign_flips_alone() -> None:
+    a, b = judged([4] * 6, [0, 1, 2, 0, 3, 1]), judged([4] * 6, [2, 2, 3, 1, 4, 4])
+    assert paired_p(a, b) == permutation_p(b.values - a.values)
+    assert paired_interval(a, b) == difference_interval(b.values - a.values)
+
+
+def test_one_sample_against_many_of_hard_problems_is_no_evidence() -> None:
+    """8 of 160 right against 0 of 10: what a rate of 5 % gives, yet no difference is negative."""
+    a, b = judged([1] * 10, [0] * 10), judged([16] * 10, [1] * 8 + [0] * 2)
+    assert permutation_p(b.values - a.values).value < 0.01
+    assert paired_p(a, b).value > 0.5
+    low, high = paired_interval(a, b)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("num_problems", [10, 30])
+@pytest.mark.parametrize("rates", [(5, 0.4), (1, 19), None])
+def test_unequal_numbers_of_samples_give_no_more_false_alarms(
+    num_problems: int, rates: tuple[float, float] | None
+) -> None:
+    rng = np.random.default_rng(6)
+    alarms = misses = 0
+    for _ in range(80):
+        p = rng.beta(*rates, size=num_problems) if rates else np.full(num_problems, 0.05)
+        a, b = (
+            Judged(num_samples=np.full(num_problems, n), num_correct=rng.binomial(n, p))
+            for n in (1, 16)
+        )
+        flips = permutation_p(b.values - a.values).value
+        alarms += flips < 0.05 and sample_swap_p(a, b, num_deals=1_000) < 0.05
+        low, high = paired_interval(a, b)
+        misses += not low <= 0 <= high
+    assert alarms <= 8 and misses <= 8
+
+
+def test_a_real_difference_is_seen_with_unequal_numbers_of_samples() -> None:
+    rng = np.random.default_rng(7)
+    p = rng.beta(1, 2, size=200)
+    a = Judged(num_samples=np.full(200, 4), num_correct=rng.binomial(4, p))
+    b = Judged(num_samples=np.full(200, 16), num_correct=rng.binomial(16, p + 0.2 * (1 - p)))
+    low, high = paired_interval(a, b)
+    assert paired_p(a, b).value < 0.01 and 0 < low < 0.2 * 2 / 3 < high
+    assert paired_p(replace(a, k=4), replace(b, k=4)).value < 0.01

@@ -93,7 +93,31 @@ def test_errors_wait_to_be_judged_again_and_figures_wait_for_them(tmp_path: Path
         results.finish({"format": FORMAT}, order)
     with open_results(tmp_path / "b", run_of()) as results:
         assert results.finished == {"format": FORMAT}
-    assert not lines(tmp_path / "b" / UNJUDGED)
+    assert not (tmp_path / "b" / UNJUDGED).exists()
+
+
+def test_samples_that_were_cut_from_a_finished_folder_are_missing_again(tmp_path: Path) -> None:
+    order = [("p", 0), ("p", 1)]
+    with open_results(tmp_path / "b", run_of()) as results:
+        for sample in range(2):
+            results.add(row("p", sample))
+        results.finish({"format": FORMAT, "num_problems": 1, "num_samples": 2}, order)
+    path = tmp_path / "b" / COMPLETIONS
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    with open_results(tmp_path / "b", run_of()) as results:
+        assert results.finished is None and set(results.judged) == {("p", 0)}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 1, "identity": {}}', "{"])
+def test_a_damaged_run_is_refused(tmp_path: Path, content: str) -> None:
+    with open_results(tmp_path / "b", run_of()):
+        pass
+    (tmp_path / "b" / RUN).write_text(content)
+    with (
+        pytest.raises(ResultsError, match="choose another --output"),
+        open_results(tmp_path / "b", run_of()),
+    ):
+        pass
 
 
 def test_a_crash_between_the_two_files_loses_and_doubles_nothing(tmp_path: Path) -> None:

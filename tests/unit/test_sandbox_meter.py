@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.inside import meter
+from sandbox.inside.run import Unclean, ran_out_of_memory
 
 FILES = {
     "cgroup1": {
@@ -46,3 +47,34 @@ def test_proc_is_used_where_there_is_no_cgroup(monkeypatch: pytest.MonkeyPatch) 
     assert gauge.cpu_s() >= before > 0
     assert gauge.memory_bytes() > len(block)
     assert meter.is_runnable(os.getpid()) and not meter.is_runnable(2**22 + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_full", "files"),
+    [
+        ("cgroup1", False, {"most": "260000000\n", "limit": "268435456\n"}),
+        ("cgroup1", True, {"most": "268427264\n", "limit": "268435456\n"}),
+        ("cgroup2", False, {"oom": "max 0\noom 0\noom_kill 1\n"}),
+        ("cgroup2", True, {"oom": "max 9\noom 1\noom_kill 1\n"}),
+    ],
+)
+def test_a_full_machine_is_not_the_programs_fault(
+    kind: str,
+    is_full: bool,
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, text in {**FILES[kind], "oom": "oom_kill 1\n", **files}.items():
+        (tmp_path / name).write_text(text)
+    paths = tuple(str(tmp_path / name) for name in FILES[kind])
+    monkeypatch.setattr(meter, "_TREES", {kind: paths})
+    monkeypatch.setattr(meter, "_CGROUP1_MOST", str(tmp_path / "most"))
+    monkeypatch.setattr(meter, "_CGROUP1_LIMIT", str(tmp_path / "limit"))
+    gauge = meter.Meter()
+    assert not ran_out_of_memory(gauge, kills_before=1)  # nothing was killed
+    if is_full:
+        assert ran_out_of_memory(gauge, kills_before=0)
+    else:
+        with pytest.raises(Unclean, match="machine"):
+            ran_out_of_memory(gauge, kills_before=0)

@@ -197,3 +197,16 @@ async def test_prefetch_starts_what_the_next_take_asks_for_and_no_more(max_lag: 
     assert indices((await stream.take()).groups) == [0, 1, 2, 3]
     assert len(sampler.started) == 4 + 4 * max_lag
     await stream.close()
+
+
+async def test_groups_that_are_put_back_are_sampled_anew_and_saved_as_unfinished() -> None:
+    sampler = Sampler()
+    stream = GroupStream(CountingProblems(), sampler, groups_per_step=2, max_lag=1)
+    taken = await stream.take()
+    stream.put_back(taken)
+    state, finished = stream.state()
+    assert [row["index"] for row in state["pending"]][:4] == [0, 1, 2, 3]
+    assert not {0, 1} & {group.index for group in finished}
+    assert indices((await stream.take()).groups) == [0, 1]
+    assert sampler.started.count(0) == 2
+    await stream.close()

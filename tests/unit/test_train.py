@@ -178,6 +178,54 @@ async def test_a_broken_verifier_stops_the_run_with_its_reason(
             await tiny_run.run(tmp_path, model_dir, config, scorer=FaultyScorer(inner, period=1))
 
 
+class BreakingScorer(FaultyScorer):
+    """Judges well until it was asked for so many groups, then not at all."""
+
+    def __init__(self, inner: tiny_run.Scorer, after: int) -> None:
+        super().__init__(inner, period=1)
+        self._left = after
+
+    async def score(self, group: Any) -> Any:
+        self._left -= 1
+        return await (super() if self._left < 0 else self._inner).score(group)
+
+
+async def test_when_judging_breaks_no_step_is_lost_and_a_resume_judges_its_groups_again(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    config = tiny_run.make_config(["checkpoint.every=0"])
+    _, straight = await tiny_run.run(tmp_path / "a", model_dir, config)
+    async with tiny_run.Scorer(config.scoring) as inner:
+        with pytest.raises(ScoringError, match="judge down"):
+            await tiny_run.run(
+                tmp_path / "b", model_dir, config, scorer=BreakingScorer(inner, after=3 * 4)
+            )
+    assert CheckpointStore(tmp_path / "b", 2).steps() == [3]
+    result, resumed = await tiny_run.run(tmp_path / "b", model_dir, config)
+    assert result.step == 6
+    assert resumed.trained == straight.trained[3:]
+    assert same(straight.weights(), resumed.weights())
+
+
+async def test_what_a_run_without_a_checkpoint_left_behind_is_made_again(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 5}\n{"step": 99, "loss": 5}\n')
+    await tiny_run.run(tmp_path, model_dir, tiny_run.make_config(["num_steps=2"]))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+async def test_a_run_that_is_resumed_at_its_end_is_not_evaluated_again(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    config = tiny_run.make_config(["num_steps=2", "eval.every=2"])
+    await tiny_run.run(tmp_path, model_dir, config)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    await tiny_run.run(tmp_path, model_dir, config)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
 async def test_evaluation_runs_before_after_and_in_between(tmp_path: Path, model_dir: Path) -> None:
     config = tiny_run.make_config(["eval.every=4"])
     result, _ = await tiny_run.run(tmp_path, model_dir, config)

@@ -58,13 +58,30 @@ _PERCENT = re.compile(
 _DEGREES = re.compile(rf"(?P<body>.*?)\s?(?:{_MACRO}\s?\{{\s?)?\b(?:degrees?|deg)\s?\}}?\s?")
 _NOT_UNITS_TEXT = """
 and or if where for when with is not mod pi e i x y z sqrt sin cos tan cot sec csc ln log exp
-infinity oo inf base only but choose to in k n t a b c r u cup nan arcsin arccos arctan
+infinity oo inf base only but choose to in k n t a b c r u nan arcsin arccos arctan
 """
 _NOT_UNITS = frozenset(_NOT_UNITS_TEXT.split())
 _LABEL = re.compile(
     rf"^(?:{_MACRO}\s?\{{[^{{}}=]*\}}|[A-Z]?[A-Za-z][a-z]+(?:\s[A-Za-z]+){{0,6}})"
     r"\s?(?:=|:(?=\s)|\\approx|\bis\b)\s?(?=\S)"
 )
+_SAYS = re.compile(rf"^{_MACRO}\s?\{{[^{{}}]*(?:\bis|:|=)\s?\}}\s?(?=\S)")
+_FOR_ALL = re.compile(
+    rf"(?:,?\s?(?:{_MACRO}\s?\{{\s?)?\bfor (?:all|any|every)\b.*"
+    r"|,\s?[a-z]\s?\\in\s?\\mathbb\s?\{?R\}?)$"
+)
+"""What is said to hold everywhere, as in `x^2 \\text{ for all } x`, adds nothing."""
+_PER = re.compile(r"(?<=[0-9])\s?/\s?(?:day|hr|[a-z]{4,})\.?$")
+"""`18/day`: what it is per is dropped, like other nouns."""
+SCALES = r"(?:hundred|thousand|million|billion|trillion)"
+_ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(
+    rf"(?P<number>-?(?:\\?\$)?\s?[0-9][0-9.,]*)\s?(?:{_MACRO}\s?\{{\s?)?(?P<scale>{SCALES})\b\s?\}}?"
+)
+_NEGATIVE = re.compile(r"^(?:minus|negative)\s(?=[0-9$\\])")
+_BASE = re.compile(rf"^([0-9A-F]+)\s(?:{_MACRO}\s?\{{\s?)?(?:in\s)?base\s?\}}?[\s-]([0-9]{{1,2}})$")
+_GLUED = re.compile(r"(?<=[0-9)}])(?:or|and)(?=[-0-9(]|[A-Za-z][_(=])")
+"""Connectors without spaces: `x=1orx=2`."""
 _IMPLIES = re.compile(
     r"\\(?:implies|Rightarrow|Longrightarrow|therefore|rightarrow)(?![A-Za-z])|⇒|⟹|∴"
 )
@@ -107,12 +124,17 @@ def read(text: str, *, letter_units: bool = False) -> Answer:
     text = clean(text)
     body = undress(_IMPLIES.split(text)[-1])
     if body.count("$") > 1 and body.count("$") % 2 == 0:  # `$28$ percent`, `$x$ and $y$`
-        body = undress(body.replace("\\$", "").replace("$", " "))
+        body = undress(" ".join(body.replace("\\$", "").replace("$", " ").split()))
     body = undress(_DELIMITER.sub(" ", body)) if "\\(" in body or "\\[" in body else body
-    body = _LEADING.sub("", body)
+    body = _FOR_ALL.sub("", _SAYS.sub("", _LEADING.sub("", body)))
     inner = _TEXT_MACRO.fullmatch(body)
     if inner is not None and any(char.isdigit() for char in inner[1]):  # `\\text{12 eggs}`
         body = undress(inner[1])
+    body = _NEGATIVE.sub("-", _PER.sub("", body))
+    body = _SCALED.sub(
+        lambda found: rf"{found['number']}\times10^{{{_ZEROS[found['scale']]}}}", body
+    )
+    body = _BASE.sub(r"\1_{\2}", _GLUED.sub(r" \g<0> ", body))
     label = _LABEL.match(body)
     if label is not None and not _is_math_word(label[0]):
         body = undress(body[label.end() :])
@@ -164,7 +186,8 @@ def _parse_body(body: str) -> Expr:
 
 def _names_unit(text: str) -> bool:
     words = plain_unit(text).lower().split()
-    return bool(words) and not _NOT_UNITS & {word.strip(",.") for word in words[:1]}
+    first = words[0].strip(",.").partition("^")[0] if words else ""
+    return bool(words) and (first == "in" or first not in _NOT_UNITS)
 
 
 def _words_name_unit(text: str, spaced: bool, letter_units: bool) -> bool:
@@ -173,7 +196,7 @@ def _words_name_unit(text: str, spaced: bool, letter_units: bool) -> bool:
         return False
     if len(first) == 1:
         return letter_units and is_symbol(first)
-    return is_symbol(first) or (spaced and len(first) > 2)
+    return is_symbol(first) or (len(first) > 2 and (spaced or find_unit(first) is not None))
 
 
 def _first(text: str) -> str:
@@ -235,6 +258,11 @@ def same_text(gold: str, text: str) -> bool:
     if gold_words in ("yes", "no", "true", "false"):
         return text_words.split(" ")[0] == gold_words
     return bool(gold_words) and _ARTICLE.sub("", gold_words) == _ARTICLE.sub("", text_words)
+
+
+def same_word(gold: str, text: str) -> bool:
+    """Whether both are one word that could be a product of variables: `odd` and `\\text{odd}`."""
+    return gold.isalpha() and len(gold) > 1 and _TEXT_MACRO.sub(r"\1", text).strip() == gold
 
 
 def canonical(text: str) -> str:

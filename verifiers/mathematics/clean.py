@@ -49,9 +49,11 @@ _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 
 _THOUSANDS = re.compile(r"(?<=[0-9])\s?(?:\{\s?,\s?\}|,?\\!|\\[,:;])\s?(?=[0-9]{3}(?![0-9]))")
 _SPACING = re.compile(
-    r"(?<!\\)\\[!,;:> ]|~|\\(?:quad|qquad|displaystyle|textstyle|limits|thinspace|nobreak"
-    r"|middle|left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?"
+    r"(?<!\\)\\[!,;:> ]|~|\\q?quad|\\(?:displaystyle|textstyle|limits|thinspace|nobreak"
+    r"|middle|left|right|[bB]igg?[lrm]?|large|Large|small)(?![A-Za-z])\.?|\\hspace\s?\{[^{}]*\}"
 )
+_ROW_SPACE = re.compile(r"(?<=\\\\)\s?\[\s?-?[0-9.]+\s?(?:pt|ex|em|mm|cm)\s?\]")
+_ESCAPED = re.compile(r"\\\\(?=[A-Za-z{}%$!,;()\[\]])")
 _FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _DEGREE = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z])|°)|\\degree(?![A-Za-z])")
 _WRAPPERS = (
@@ -80,8 +82,13 @@ def clean(text: str) -> str:
         text = _LOWERED.sub(lambda run: _script("_", run[0], _SUBSCRIPTS), text)
         text = text.translate(_TABLE)
     text = " ".join(text.replace('\\"', '"').split())
-    if "\\" in text or "{,}" in text or "~" in text:
+    if "\\\\begin" in text:  # escaped once too often, as in JSON
+        text = text.replace("\\\\", "\\")
+    elif "\\\\" in text and "\\begin" not in text:  # the same: there are no rows to break
+        text = _ESCAPED.sub(r"\\", text)
+    if "\\" in text or "{" in text or "~" in text:
         text = _THOUSANDS.sub("", text)
+        text = _ROW_SPACE.sub("", text)
         text = _SPACING.sub(" ", text)
         text = _FRAC.sub(r"\\frac", text)
         text = _DEGREE.sub("°", text).replace("\\%", "%")

@@ -148,23 +148,26 @@ class _Comparison:
                 return verdict
         gold_name, gold = self._unwrap(gold)
         answer_name, answer = self._unwrap(answer)
-        if gold_name is not None and answer_name is not None and gold_name != answer_name:
+        if not (gold_name is None or answer_name is None or _same_name(gold_name, answer_name)):
             return False
         if answer_name is not None and gold_name is None and not _names_value(answer_name):
             return False
-        if gold_name is not None and answer_name is None and not _is_name(gold_name):
+        if gold_name is not None and answer_name is None and not _is_label(gold_name):
             return False
         gold, answer = _spread(gold), _spread(answer)
-        if is_region(gold) or is_region(answer):
+        if "matrix" not in (gold.head, answer.head) and (is_region(gold) or is_region(answer)):
             return self._regions(gold, answer)
         gold, answer = _matrix(gold), _matrix(answer)
         if "matrix" in (gold.head, answer.head):
             return self._matrices(gold, answer)
         if gold.head in _COLLECTIONS or answer.head in _COLLECTIONS:
             return self._collections(gold, answer)
+        if _is_chain(answer) and gold.head != "rel":  # an identity: `2k + 2 = 2(k + 1)`
+            return all(self.same(gold, member) for member in answer.args)
         if "rel" in (gold.head, answer.head):
             return False
-        if not self.allow_calculation and is_plain_number(gold) and is_calculation(answer):
+        is_open = is_calculation(answer) or _is_unevaluated(answer)
+        if is_open and not self.allow_calculation and is_plain_number(gold):
             return False
         return self._scalars(gold, answer)
 
@@ -192,8 +195,8 @@ class _Comparison:
 
     def _equations(self, gold: Expr, answer: Expr) -> bool | None:
         """The verdict on two single equations; null where both assign to the same name."""
-        names = _assigned(gold), _assigned(answer)
-        if names[0] is not None and names[0] == names[1]:
+        gold_name, answer_name = _assigned(gold), _assigned(answer)
+        if gold_name is not None and answer_name is not None and _same_name(gold_name, answer_name):
             return None
         if any(arg.head in _STRUCTURED for arg in (*gold.args, *answer.args)):
             return None
@@ -221,6 +224,8 @@ class _Comparison:
         if len(expr.args) == 2 and _is_name(expr.args[1]) and not _is_name(expr.args[0]):
             return expr.args[1], expr.args[0]
         head, *values = expr.args
+        if head.head == "sym" and any(symbols(head) & symbols(value) for value in values):
+            return None, expr  # `k = 2k + 2` gives k no value
         if _is_name(head) or (len(values) == 1 and _names_value(head)):
             return head, self._agreed(values, expr.data[1:])
         if symbols(head) and len(values) == 1:
@@ -267,11 +272,15 @@ class _Comparison:
                 return False
             if len(symbols(gold)) > 1 or any(node.head == "apply" for node in walk(gold)):
                 return self._inequalities(gold, answer)
+        gold, answer = _of_variable(gold), _of_variable(answer)
         if not all(_may_be_region(expr) for expr in (gold, answer)):
             return False
         if self._same_intervals(gold, answer):
             return True
-        return self.oracle.region(gold) == self.oracle.region(answer)
+        region = self.oracle.region(gold)
+        if not region and {"tuple", "interval"} & {gold.head, answer.head}:
+            return False  # `(8, -2)` and `[8, -2]` are points: nobody writes nothing like that
+        return region == self.oracle.region(answer)
 
     def _same_intervals(self, gold: Expr, answer: Expr) -> bool:
         """End by end, by the rules for numbers: `(0.6, 2.66666667]` for `(3/5, 8/3]`."""
@@ -298,11 +307,13 @@ class _Comparison:
         if gold.head == answer.head:
             return gold.data == answer.data and lenient._items(gold.args, answer.args)
         matrix, other = (gold, answer) if gold.head == "matrix" else (answer, gold)
-        if other.head != "tuple" or 1 not in matrix.data:
+        is_closed = other.head == "interval" and other.data == (False, False)
+        if not (other.head == "tuple" or is_closed) or 1 not in matrix.data:
             return False
         return self._items(gold.args, answer.args)
 
     def _collections(self, gold: Expr, answer: Expr) -> bool:
+        gold = _positional(gold, answer)
         heads = {gold.head, answer.head}
         if len(heads) == 2 and "set" in heads and not heads & {"tuple", "ratio", "list"}:
             first, second = (
@@ -312,7 +323,9 @@ class _Comparison:
         if answer.head == "list" and gold.head not in _COLLECTIONS:  # `3/4 or 0.75`
             return all(self.same(gold, item) for item in answer.args)
         if heads <= {"list", "set"}:
-            return self._unordered(gold.args, answer.args, distinct="set" in heads)
+            # Points, unlike roots, have no multiplicity.
+            points = all(item.head == "tuple" for item in (*gold.args, *answer.args))
+            return self._unordered(gold.args, answer.args, distinct=points or "set" in heads)
         if heads in ({"tuple"}, {"ratio"}, {"tuple", "list"}):
             return self._items(gold.args, answer.args)
         return False
@@ -344,6 +357,7 @@ class _Comparison:
 
 
 _COLLECTIONS = frozenset(["tuple", "list", "set", "ratio"])
+_COMPLEX_LITERAL = frozenset(["add", "mul", "neg", "num", "sym"])
 _STRUCTURED = _COLLECTIONS | {"matrix", "interval", "union", "pm", "mp", "reals", "empty"}
 _NO_SCALARS = _STRUCTURED | {"oo", "base", "rel", "or", "and", "minus", "meet"}
 
@@ -396,11 +410,66 @@ def _is_equation(expr: Expr) -> bool:
     return expr.head == "rel" and expr.data == ("eq",)
 
 
+def _is_chain(expr: Expr) -> bool:
+    return expr.head == "rel" and set(expr.data) == {"eq"}
+
+
+def _is_unevaluated(expr: Expr) -> bool:
+    """Whether a sum or product is left in what should be one rational number. Exponents and the
+    absolute value of a complex literal have none: `e^{i\\pi}`, `|3+4i|`."""
+    if expr.head == "abs" and {node.head for node in walk(expr.args[0])} <= _COMPLEX_LITERAL:
+        return False
+    if expr.head in ("add", "mul", "pm", "mp"):
+        return True
+    args = expr.args[:1] if expr.head == "pow" else expr.args
+    return any(map(_is_unevaluated, args))
+
+
 def _is_name(expr: Expr) -> bool:
     """A variable, a function's value `f(x)`, or a tuple of variables."""
     if expr.head == "tuple":
         return all(_is_name(arg) for arg in expr.args)
     return (expr.head == "sym" and expr.data not in CONSTANTS) or expr.head == "apply"
+
+
+def _same_name(gold: Expr, answer: Expr) -> bool:
+    """Whether two names are one: `W(n)` is `W(x)`, and `y` is what a function's value is called."""
+    if gold.head == answer.head == "apply":
+        return gold.data == answer.data and len(gold.args) == len(answer.args)
+    heads = {gold.head: gold, answer.head: answer}
+    return gold == answer or (
+        heads.keys() == {"apply", "sym"}
+        and heads["sym"].data == "y"
+        and all(arg.head == "sym" and arg.data != "y" for arg in heads["apply"].args)
+    )
+
+
+def _is_label(expr: Expr) -> bool:
+    """A name, or what capital letters measure: `AB`, `|AB|`, `S_1 : S_2`, `\\frac{NO}{BO}`."""
+    if _is_name(expr):
+        return True
+    return expr.head in ("mul", "abs", "ratio", "div") and all(
+        node.head in ("mul", "abs", "ratio", "div")
+        or (node.head == "sym" and str(node.data)[0].isupper())
+        for node in walk(expr)
+    )
+
+
+def _positional(gold: Expr, answer: Expr) -> Expr:
+    """`x = 4, y = 5` as the tuple of its values, and `x = 4, y = 5; x = 6, y = 7` as two tuples,
+    where the answer has values without names. Roots `x_1 = 4, x_2 = 5` stay a list."""
+    if gold.head != "list" or any(item.head == "rel" for item in answer.args):
+        return gold
+    if not all(_is_equation(item) and _is_label(item.args[0]) for item in gold.args):
+        return gold
+    labels = [item.args[0] for item in gold.args]
+    names = [str(name.data).partition("_")[0] if name.head == "sym" else name for name in labels]
+    values = tuple(item.args[1] for item in gold.args)
+    size = len(set(names))
+    if size == 1 or names != names[:size] * (len(names) // size):
+        return gold
+    rows = [Expr("tuple", values[at : at + size]) for at in range(0, len(values), size)]
+    return rows[0] if len(rows) == 1 else Expr("list", tuple(rows))
 
 
 def _names_value(expr: Expr) -> bool:
@@ -427,6 +496,14 @@ def _assigned(expr: Expr) -> Expr | None:
 
 def _difference(expr: Expr) -> Expr:
     return Expr("add", (expr.args[0], neg(expr.args[1])))
+
+
+def _of_variable(expr: Expr) -> Expr:
+    """An inequality about a function's value, `0 < f(x) < 1`, as one about a variable."""
+    if not is_inequality(expr):
+        return expr
+    args = tuple(Expr("sym", (), "f") if arg.head == "apply" else arg for arg in expr.args)
+    return Expr(expr.head, args, expr.data)
 
 
 def _links(expr: Expr) -> list[tuple[str, Expr]]:

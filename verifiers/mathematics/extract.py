@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from verifiers.mathematics.answer import PLAIN_NUMBER, is_opaque, read, words
+from verifiers.mathematics.answer import PLAIN_NUMBER, SCALES, is_opaque, read, words
 from verifiers.mathematics.clean import balanced_end, undress
 from verifiers.mathematics.expr import MAX_CHARS, TooLarge, symbols, walk
 from verifiers.mathematics.parse import FUNCTION_NAMES
@@ -72,6 +72,7 @@ _CONNECTOR = re.compile(
     r"(?:\s|[$,;&.*~]|\\[()\[\],;!: ]|\\(?:quad|qquad)|\\text\s?\{\s?(?:and|or)\s?,?\s?\}|and|or"
     r"|(?:\\?text\{)?[a-z]\s?=)*"
 )
+_JOINS = re.compile(r"[^.\n]*(?:\b(?:and|or)\b|[,;&])[^.\n]*")
 _FINAL = re.compile(
     r"(?<![A-Za-z])final\s{1,4}answers?\b[\s*_]{0,9}(?:\([^()\n]{0,60}\)[\s*_]{0,9})?"
     r"(?::|=|is\b|are\b|(?=\n))",
@@ -87,13 +88,20 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 _A = re.compile(r"(?:^|\n)[ \t*_]{0,9}A:")
+_CORRECTION = re.compile(
+    r"(?:\bwait\b|\bhold on\b|\bcorrection\b|\bmade an? (?:\w+ )?(?:mistake|error)\b)",
+    re.IGNORECASE,
+)
+_CORRECTING = ("wait", "hold on", "correction", "mistake", "error")
 _OPTION = re.compile(r"\b(?:correct|right|best)\s(?:option|choice)\s(?:is\b|:)", re.IGNORECASE)
 _PLAIN_CLAIM = re.compile(
     r"[\s*_:]{0,9}\$?(-?[0-9]{1,30}(?:,[0-9]{3}){0,9}(?:\.[0-9]{1,30})?)(?:\$|\*\*)?"
     r"(?:\.?(?=\n)|\.?\Z|\.(?=\s))"
 )
 _DENIAL = re.compile(r"(?:not|never|neither|cannot|unknown)\b", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:not|never)\s[$\\(]{0,3}$", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|never|minus|negative)\s[$\\(]{0,3}$", re.IGNORECASE)
+_UNDECIDED = re.compile(r"(?:[0-9]\s?(?:or|/)|\bbetween\s\S{1,20}\sand)\s\$?\Z", re.IGNORECASE)
+"""Before a number: it is one of two."""
 _FILLER = re.compile(
     r"(?:(?:approximately|about|roughly|simply|just|therefore|thus|then|indeed|equal to|given by"
     r"|that|exactly|clearly|also|option|choice|[:>=]|->|\\approx|≈)\s*)+",
@@ -134,6 +142,10 @@ _PLAIN = frozenset(
         "percent",
         "percentage",
         "pct",
+        "minus",
+        "negative",
+        "million",
+        "billion",
     )
 )
 _FRACTION = r"\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\}"
@@ -142,16 +154,33 @@ _NUMBER = re.compile(
     r"(?:(?<![0-9A-Za-z)\]}%$])[-−–+]\s?)?(?:\\?[$€£¥]\s?)?(?:(?<![0-9A-Za-z)\]}])-)?"
     r"(?<![0-9A-Za-z_^\\.])(?<![0-9]\.)(?<![0-9],)(?<!\^\{)(?<!_\{)"
     rf"(?:{_FRACTION}"
-    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+"
-    r"|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|(?<=\$)[0-9]{1,3}(?:\s[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+"
+    r"|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+[¼½¾⅓⅔⅛]?)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
     rf"(?:[ ][0-9]+/[0-9]+(?![0-9/])|\s?/\s?[0-9]+(?![0-9/])|\s?{_FRACTION})?)"
-    r"(?:\s?\\?%)?"
+    rf"(?:\s?\\?%|\s{SCALES}\b)?"
 )
+_CIRCUMSTANCES_TEXT = """
+after at before by each every for from in of on over per than to with
+"""
+_CIRCUMSTANCES = frozenset(_CIRCUMSTANCES_TEXT.split())
+_CONNECTORS_TEXT = """
+and are because but giving is if leaving or since so then when which while
+"""
+_CONNECTORS = frozenset(_CONNECTORS_TEXT.split())
 _ARITHMETIC = ("+", "-", "*", "/", "=", "×", "÷", "−", "times", "cdot", "div", "approx")
-_LINE_OR_FORMULA_END = re.compile(r"\n|\$|\\[)\]]")
+_OPERAND_LAST = re.compile(r"[0-9)]\s?(?:[-+*×÷]|x(?=\s))\s?\$?[0-9.,]+\Z")
+_ANNOTATED_END = re.compile(r"(?:[.!?)]|>>[$0-9.,]+)\Z")
+"""How a text with calculator annotations (`<<48/2=24>>24`, as in GSM8K) ends if it is finished."""
+_LINE_OR_FORMULA_END = re.compile(r"\n|(?<!\\)\$|\\[)\]]")
 _ASIDE = re.compile(r",\s|\s(?:because|since|for|when|if|as|which)\s|\s\(")
 _WORD = re.compile(r"[A-Za-z]+")
 _NUMBER_AND_NOUN = re.compile(r"\W*[0-9][0-9.,/]*\s?\\?%?\s?[A-Za-z]+\W*")
+_CLOCK = re.compile(r"[0-9]:\Z")
+_STEP = re.compile(r"[0-9]+[.)]\s")
+"""The number of a step."""
+_QUANTITY = re.compile(r"[0-9]\s([A-Za-z]+),?\s(?:and\s)?\Z")
+_SENTENCE = re.compile(r"(?=.*[a-z]\s[a-z])[A-Za-z0-9\s$.,%\\-]*")
+_TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s?\{([^{}]*)\}")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
 
@@ -168,8 +197,11 @@ def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
     claim = _last_claim(text, folded, kind)
     if claim is not None:
         return claim
+    corrected = 0
+    if any(word in folded for word in _CORRECTING):  # much faster than the pattern
+        corrected = max((match.end() for match in _CORRECTION.finditer(text)), default=0)
     for start in _answer_starts(text, folded):
-        candidates = _claimed(text, start, kind)
+        candidates = _claimed(text, start, kind) if start > corrected else ()
         if candidates:
             return Found("answer is", candidates)
     bare = undress(text) if len(text) <= 2 * MAX_BARE_CHARS else ""
@@ -191,7 +223,7 @@ def gold_text(answer: str) -> str:
         claim = _last_claim(answer, answer.lower(), Kind(several=True))
         if claim is not None and claim.candidates:
             return claim.candidates[0]
-    if len(answer) > MAX_BARE_CHARS:
+    if len(answer) > MAX_BARE_CHARS or _A.search(answer):
         found = extract(answer, Kind(), last_number=False)
         if found is not None:
             return found.candidates[0]
@@ -232,8 +264,7 @@ def _last_claim(text: str, folded: str, kind: Kind) -> Found | None:
     for match in _last_few(_TAG, text) if "<answer" in folded or "< answer" in folded else ():
         content = match[1].strip()
         if content and "\\boxed" not in content:
-            inner = _claimed(content, 0, kind)
-            claims.append((match.start(), Found("answer tag", (content, *inner))))
+            claims.append((match.start(), Found("answer tag", _narrowed(content, kind))))
             break
     return max(claims, key=lambda claim: claim[0])[1] if claims else None
 
@@ -245,7 +276,9 @@ def _boxed(text: str, kind: Kind) -> tuple[int, Found] | None:
     run = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         between = text[box[1] : run[0][0]]
-        if len(between) > MAX_JOINED_CHARS or _CONNECTOR.fullmatch(between) is None:
+        if len(between) > MAX_JOINED_CHARS:
+            break
+        if not (_CONNECTOR.fullmatch(between) or (kind.several and _JOINS.fullmatch(between))):
             break
         run.insert(0, box)
     contents = [content for _, _, content in run]
@@ -254,10 +287,22 @@ def _boxed(text: str, kind: Kind) -> tuple[int, Found] | None:
     if len({"".join(box[2].split()) for box in boxes}) > MAX_BOXES:
         return position, Found("boxes contradict", ())
     if len(different) == 1:
-        return position, Found("boxed", (contents[-1],))
+        return position, Found("boxed", _narrowed(contents[-1], kind))
     if not kind.several:
         return position, Found("boxes contradict", ())
     return position, Found("boxed list", (", ".join(contents),))
+
+
+def _narrowed(content: str, kind: Kind) -> tuple[str, ...]:
+    """Candidates in a box or tag: the content, or the one number of a sentence in it."""
+    if kind.text:
+        return (content, *_claimed(content, 0, kind))
+    if kind.number and len(content) <= MAX_BARE_CHARS and not _is_answer(content):
+        sentence = _TEXT_MACRO.sub(r" \1 ", content)
+        numbers = _numbers(sentence) if _SENTENCE.fullmatch(sentence) else []
+        if len(numbers) == 1:
+            return (numbers[0][0],)
+    return (content,)
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
@@ -297,6 +342,8 @@ def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
         return ()
     candidates: list[str] = []
     span = _SPAN.match(rest)
+    if span is not None and _is_prose(_inside(span)):
+        span = None  # two prices: `$18 (9 eggs at $2)`
     end = _sentence_end(rest, span.end() if span else 0)
     sentence = _MARKUP.sub("", rest[:end]).strip().rstrip("!")
     if _is_answer(sentence):
@@ -311,6 +358,8 @@ def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
         bold = _BOLD.match(rest)
         candidates.extend([*([bold[1]] if bold else []), sentence, sentence.split(",")[0]])
         return tuple(candidate for candidate in candidates if candidate)
+    if not candidates and text[start - 1 : start] == ":" and _is_worked_out(sentence, rest[end:]):
+        return ()
     if kind.number and not candidates:
         number = _claimed_number(sentence)
         if number is not None:
@@ -372,7 +421,7 @@ def _claimed_number(sentence: str) -> str | None:
     """The number in a sentence that states one: the one it begins with, the one after its last
     equals sign, else its last one."""
     numbers = _numbers(sentence)
-    if not numbers:
+    if not numbers or not _settles(sentence, numbers[-1]):
         return None
     before, after = sentence[: numbers[0].start()], sentence[numbers[0].end() :].lstrip(" $)}\\")
     if before.strip(" $*_\\(") == "" and not after.startswith(_ARITHMETIC):
@@ -407,13 +456,39 @@ def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
 
 
 def _last_number(text: str) -> tuple[int, Found] | None:
-    """The last number with its start."""
+    """The last number with its start. A text that breaks off within a calculation has none."""
+    end = text[-60:]
+    if _OPERAND_LAST.search(end) or ("<<" in text and not _ANNOTATED_END.search(end)):
+        return None
     last_digit = max(map(text.rfind, "0123456789"))
     for num_chars in (30, MAX_NUMBER_SEARCH_CHARS) if last_digit >= 0 else ():
         numbers = _numbers(text, max(0, last_digit - num_chars))
+        if numbers and not _settles(text, numbers[-1]):
+            return None
         if numbers:
-            return numbers[-1].start(), Found("last number", (numbers[-1][0],))
+            number = _result_before(text, numbers[-1]) or numbers[-1]
+            return number.start(), Found("last number", (number[0],))
     return None
+
+
+def _result_before(text: str, last: re.Match[str]) -> re.Match[str] | None:
+    """The number that a calculation ends in, if the last one only says where it holds:
+    `4 + 5 = 9 points in 40 minutes`."""
+    earliest = max(0, last.start() - MAX_TAIL_CHARS)
+    at = max(text.rfind(sign, earliest, last.start()) for sign in "=>") + 1
+    number = _NUMBER.match(text, at + (text[at] == " ")) if at else None
+    if number is None or not any(map(str.isdigit, number[0])):
+        return None
+    between = text[number.end() : last.start()]
+    if "\n" in between or between[:1] != " ":
+        return None
+    words_between = between.lower().split()
+    is_circumstance = (
+        not _CIRCUMSTANCES.isdisjoint(words_between)
+        and _CONNECTORS.isdisjoint(words_between)
+        and all(map(str.isalpha, words_between))
+    )
+    return number if is_circumstance else None
 
 
 def _numbers(text: str, start: int = 0) -> list[re.Match[str]]:
@@ -432,6 +507,32 @@ def _numbers(text: str, start: int = 0) -> list[re.Match[str]]:
             continue
         found.append(match)
     return found
+
+
+def _is_worked_out(sentence: str, rest: str) -> bool:
+    """Whether "Answer:" is the heading of a solution that begins with this sentence, and no claim:
+    the sentence does not begin with its number, and more numbers follow."""
+    starts_with_number = sentence.lstrip(" $*_\\(-")[:1].isdigit()
+    return not (starts_with_number and _STEP.match(sentence) is None) and bool(_numbers(rest))
+
+
+def _settles(text: str, last: re.Match[str]) -> bool:
+    """Whether a number stands for itself: it is not one of two (`42 or 43`), and no part of a time
+    (`2:30`, `5 hours and 30 minutes`)."""
+    before_it = text[max(0, last.start() - 40) : last.start()]
+    if _UNDECIDED.search(before_it) or _CLOCK.search(before_it):
+        return False
+    before = _QUANTITY.search(text, max(0, last.start() - 40), last.start())
+    after = _WORD.match(text, last.end() + 1)
+    if before is None or after is None:
+        return True
+    larger, smaller = find_unit(before[1]), find_unit(after[0])
+    return (
+        larger is None
+        or smaller is None
+        or larger.dimension != smaller.dimension
+        or larger.factor <= smaller.factor
+    )
 
 
 def _inside(span: re.Match[str]) -> str:

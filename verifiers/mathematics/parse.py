@@ -12,7 +12,7 @@ Conventions where spelling is ambiguous:
 * `2^10` is two to the ten, `\frac12` a half, `\sqrt13` the root of thirteen;
 * `3\frac12` and `3 1/2` are mixed numbers if the fraction is proper, else nothing;
 * `1,234` is a number outside brackets and two items inside; `1,23` is two items;
-* other numbers that stand side by side (`2 3`) are nothing.
+* other numbers that stand side by side (`2 3`) are nothing, but powers (`2^4 3^2`) are a product.
 """
 
 from __future__ import annotations
@@ -326,7 +326,11 @@ class _Parser:
     def _side_by_side(self, left: Expr) -> Expr:
         token = self.peek()
         if token.isdigit() or token == ".":
-            raise ParseError("two numbers side by side")
+            last = left.args[-1] if left.head == "mul" else left
+            right = self.factor() if _is_power(last) else None
+            if right is None or not _is_power(right):
+                raise ParseError("two numbers side by side")
+            return _chained("mul", left, right)
         right = self.factor()
         if _is_integer(left) and token == "\\frac":
             return _mixed(left, right)
@@ -719,6 +723,10 @@ def _repeating(whole: str, fixed: str, cycle: str) -> Expr:
         raise TooLarge(f"a number has more than {MAX_DIGITS} digits")
     value = Fraction(int(whole or "0")) + Fraction(int(fixed or "0"), 10 ** len(fixed))
     return num(value + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(fixed)))
+
+
+def _is_power(expr: Expr) -> bool:
+    return expr.head == "pow" and expr.args[0].head == "num" and expr.data is None
 
 
 def _is_integer(expr: Expr) -> bool:

@@ -17,7 +17,9 @@ from verifiers.mathematics.answer import (
     is_text,
     read,
     same_text,
+    same_word,
 )
+from verifiers.mathematics.clean import clean
 from verifiers.mathematics.compare import (
     ExactOracle,
     NeedsNumbers,
@@ -26,7 +28,7 @@ from verifiers.mathematics.compare import (
 )
 from verifiers.mathematics.expr import TooLarge, symbols, walk
 from verifiers.mathematics.extract import Found, Kind, extract, gold_text
-from verifiers.mathematics.pool import Outcome, Pool, Reply
+from verifiers.mathematics.pool import START_TIMEOUT_S, Outcome, Pool, Reply
 from verifiers.problem import Problem
 from verifiers.verdict import Verdict
 
@@ -72,9 +74,14 @@ class MathVerifier:
             )
         self.last_number = last_number
         self.allow_unevaluated = allow_unevaluated
-        self.timeout_s = timeout_s
+        self.deadline_s = timeout_s
         self.num_workers = num_workers
         self.memory_mb = memory_mb
+        # For the runner. It counts time from when one of these is free, so the wait for a worker
+        # process is in no latency and no deadline; and it must not be quicker than the deadline
+        # here, which tells whose fault it is.
+        self.max_concurrency = num_workers
+        self.timeout_s = 2 * (timeout_s + START_TIMEOUT_S)
         self._lock = threading.Lock()
         self._owned: _Owned | None = None
 
@@ -130,11 +137,15 @@ class MathVerifier:
         detail: dict[str, Any] = {"extracted": text[:MAX_SHOWN_CHARS], "rule": found.rule}
         if gold.kind.text:
             for candidate in found.candidates:
-                if len(candidate) < MAX_SHOWN_CHARS and same_text(gold.answer.text, candidate):
+                if len(candidate) < MAX_SHOWN_CHARS and same_text(
+                    gold.answer.text, clean(candidate)
+                ):
                     return Verdict.correct(**detail, settled="text")
             return Verdict.incorrect(**detail, settled="text")
         try:
             answer = read(text, letter_units=gold.letter_units)
+            if same_word(gold.answer.text, answer.text):
+                return Verdict.correct(**detail, settled="text")  # `odd`, else a product
             if is_opaque(gold.answer) or is_opaque(answer):
                 if canonical(gold.answer.text) == canonical(answer.text):
                     return Verdict.correct(**detail, settled="text")
@@ -161,9 +172,9 @@ class MathVerifier:
 
     def _ask(self, problem: Problem, request: dict[str, Any], detail: dict[str, Any]) -> Verdict:
         pool = self._processes().pool
-        reply = pool.ask(request, self.timeout_s)
+        reply = pool.ask(request, self.deadline_s)
         if reply.outcome is Outcome.DIED:  # not its own doing, as far as we know: once more
-            reply = pool.ask(request, self.timeout_s)
+            reply = pool.ask(request, self.deadline_s)
         return _verdict(problem, reply, detail)
 
     def _processes(self) -> _Owned:
@@ -218,7 +229,8 @@ def _gold(text: str) -> _Gold:
 def _gold_error(problem: Problem, why: str) -> Verdict:
     shown = (problem.answer or "")[:MAX_SHOWN_CHARS]
     return Verdict.error(
-        reason=f"the gold answer {shown!r} of problem {problem.id!r} cannot be used: {why}"
+        reason=f"the gold answer {shown!r} of problem {problem.id!r} cannot be used: {why}",
+        permanent=True,
     )
 
 
@@ -228,7 +240,9 @@ def _verdict(problem: Problem, reply: Reply, detail: dict[str, Any]) -> Verdict:
         return Verdict.error(**detail, reason=f"the worker process failed twice: {reply.reason}")
     if reply.outcome is Outcome.TIME:
         if blames_gold:
-            return _gold_error(problem, reply.reason)
+            return Verdict.error(
+                reason=f"reading the gold of problem {problem.id!r}: {reply.reason}"
+            )
         return Verdict.limit(**detail, reason=reply.reason)
     result, reason = reply.stages[-1]["result"], reply.stages[-1].get("reason")
     if result == "fault":

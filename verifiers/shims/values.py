@@ -26,7 +26,8 @@ MAX_DEPTH = 200
 """Deeper values are refused: rebuilding them would overflow the stack of the other side."""
 _BIG = 1 << 63
 _SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "S", type({}.keys()): "k"}
-_SEQUENCES |= dict.fromkeys([map, filter, zip, enumerate, reversed, type(i for i in ())], "I")
+_ITERATORS = [map, filter, zip, enumerate, reversed, type(i for i in ()), type(iter([]))]
+_SEQUENCES |= dict.fromkeys(_ITERATORS, "I")  # the last is what `decode` makes: it can go back
 
 
 class UnsupportedValue(TypeError):

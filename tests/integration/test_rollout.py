@@ -1,4 +1,4 @@
-"""What a rollout engine does without vLLM (tests/integration/test_rollout_vllm.py has the rest)."""
+"""What a rollout engine does without a model (test_rollout_vllm.py has the rest)."""
 
 from __future__ import annotations
 
