@@ -2,7 +2,7 @@
 # Install what is missing, then lint, type-check and run the tests.
 #
 #   scripts/test.sh            everything this machine can run (no GPU: without the GPU tests)
-#   scripts/test.sh --fast     only what needs neither vLLM, Ray nor Docker: under a minute
+#   scripts/test.sh --fast     lint, and the tests without models, vLLM, Ray and Docker: a minute
 #   scripts/test.sh -k loss    further arguments go to pytest (then one process for all)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -43,14 +43,14 @@ stage() {
 python_folders=(rlvr verifiers sandbox scripts tests)
 stage "lint" ruff check "${python_folders[@]}"
 stage "format" ruff format --check "${python_folders[@]}"
-stage "types" pyright
+$fast || stage "types" pyright
 parallel=(-n 2 --dist worksteal)
 if $fast; then
-    stage "tests" pytest "${parallel[@]}" tests/unit -m "$markers" "$@"
+    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 stage "tests" pytest "${parallel[@]}" tests/unit -m "$markers" --hypothesis-profile=fast "$@"
 elif (($#)); then
     stage "tests" pytest -m "$markers" "$@"
 else
-    stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
+    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
     stage "integration tests" pytest tests/integration tests/docker -m "$markers"
 fi
 

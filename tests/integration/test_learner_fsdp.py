@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlvr.learner import Learner
-from tests.unit.test_learner import make_batch, make_config, make_model
+from tests.integration.test_learner import make_batch, make_config, make_model
 
 NUM_STEPS = 3
 CASES: dict[str, dict[str, Any]] = {
