@@ -10,9 +10,6 @@ one that can be read is the answer. Which one that is never depends on the gold'
 its kind.
 """
 
-# ruff: noqa: RUF001
-# Characters that look like ASCII ones are what models write, and what this file reads.
-
 from __future__ import annotations
 
 import re
@@ -21,11 +18,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from verifiers.mathematics.answer import PLAIN_NUMBER, SCALES, is_opaque, read, words
+from verifiers.mathematics import prose
+from verifiers.mathematics.answer import PLAIN_NUMBER, is_opaque, read, words
 from verifiers.mathematics.clean import balanced_end, undress
 from verifiers.mathematics.expr import MAX_CHARS, TooLarge, symbols, walk
 from verifiers.mathematics.parse import FUNCTION_NAMES
-from verifiers.mathematics.units import find_unit, is_symbol
+from verifiers.mathematics.prose import numbers_in
+from verifiers.mathematics.units import find_unit
 
 MAX_TEXT_CHARS = 100_000
 """Longest completion that is searched; of longer ones the end. No model writes
@@ -38,8 +37,6 @@ MAX_JOINED_CHARS = 40
 """Longest text between two boxes that can be a connector: `}$ and $\\boxed{`."""
 MAX_BARE_CHARS = 300
 """Longest completion that may be nothing but an answer."""
-MAX_NUMBER_SEARCH_CHARS = 20_000
-"""The last number is looked for in so many characters at the end."""
 MAX_BARE_WORDS = 6
 """The same for golds that are words."""
 MAX_TAIL_CHARS = 160
@@ -99,9 +96,6 @@ _PLAIN_CLAIM = re.compile(
     r"(?:\.?(?=\n)|\.?\Z|\.(?=\s))"
 )
 _DENIAL = re.compile(r"(?:not|never|neither|cannot|unknown)\b", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:not|never|minus|negative)\s[$\\(]{0,3}$", re.IGNORECASE)
-_UNDECIDED = re.compile(r"(?:[0-9]\s?(?:or|/)|\bbetween\s\S{1,20}\sand)\s\$?\Z", re.IGNORECASE)
-"""Before a number: it is one of two."""
 _FILLER = re.compile(
     r"(?:(?:approximately|about|roughly|simply|just|therefore|thus|then|indeed|equal to|given by"
     r"|that|exactly|clearly|also|option|choice|[:>=]|->|\\approx|≈)\s*)+",
@@ -148,40 +142,13 @@ _PLAIN = frozenset(
         "billion",
     )
 )
-_FRACTION = r"\\[dt]?frac\s?\{\s?[0-9]+\s?\}\s?\{\s?[0-9]+\s?\}"
-_NUMBER = re.compile(
-    r"(?=[-−–+\\$€£¥.0-9])"  # most positions are out at once
-    r"(?:(?<![0-9A-Za-z)\]}%$])[-−–+]\s?)?(?:\\?[$€£¥]\s?)?(?:(?<![0-9A-Za-z)\]}])-)?"
-    r"(?<![0-9A-Za-z_^\\.])(?<![0-9]\.)(?<![0-9],)(?<!\^\{)(?<!_\{)"
-    rf"(?:{_FRACTION}"
-    r"|(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\!)\s?[0-9]{3})+(?![0-9])|(?<=\$)[0-9]{1,3}(?:\s[0-9]{3})+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3})+"
-    r"|[0-9]+,[0-9]{1,2}(?![0-9,])|[0-9]+[¼½¾⅓⅔⅛]?)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
-    rf"(?:[ ][0-9]+/[0-9]+(?![0-9/])|\s?/\s?[0-9]+(?![0-9/])|\s?{_FRACTION})?)"
-    rf"(?:\s?\\?%|\s{SCALES}\b)?"
-)
-_CIRCUMSTANCES_TEXT = """
-after at before by each every for from in of on over per than to with
-"""
-_CIRCUMSTANCES = frozenset(_CIRCUMSTANCES_TEXT.split())
-_CONNECTORS_TEXT = """
-and are because but giving is if leaving or since so then when which while
-"""
-_CONNECTORS = frozenset(_CONNECTORS_TEXT.split())
-_ARITHMETIC = ("+", "-", "*", "/", "=", "×", "÷", "−", "times", "cdot", "div", "approx")
-_OPERAND_LAST = re.compile(r"[0-9)]\s?(?:[-+*×÷]|x(?=\s))\s?\$?[0-9.,]+\Z")
-_ANNOTATED_END = re.compile(r"(?:[.!?)]|>>[$0-9.,]+)\Z")
-"""How a text with calculator annotations (`<<48/2=24>>24`, as in GSM8K) ends if it is finished."""
 _LINE_OR_FORMULA_END = re.compile(r"\n|(?<!\\)\$|\\[)\]]")
 _ASIDE = re.compile(r",\s|\s(?:because|since|for|when|if|as|which)\s|\s\(")
-_WORD = re.compile(r"[A-Za-z]+")
 _NUMBER_AND_NOUN = re.compile(r"\W*[0-9][0-9.,/]*\s?\\?%?\s?[A-Za-z]+\W*")
-_CLOCK = re.compile(r"[0-9]:\Z")
 _STEP = re.compile(r"[0-9]+[.)]\s")
 """The number of a step."""
-_QUANTITY = re.compile(r"[0-9]\s([A-Za-z]+),?\s(?:and\s)?\Z")
 _SENTENCE = re.compile(r"(?=.*[a-z]\s[a-z])[A-Za-z0-9\s$.,%\\-]*")
 _TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s?\{([^{}]*)\}")
-_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 
 
 def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
@@ -211,10 +178,10 @@ def extract(completion: str, kind: Kind, *, last_number: bool) -> Found | None:
     if kind.text and bare and len(bare.split()) <= MAX_BARE_WORDS and "\n" not in bare:
         return Found("bare", (bare, *(span for span in map(_inside, _SPAN.finditer(bare)))))
     formula = _last_formula(text, kind)
-    number = _last_number(text) if last_number else None
-    if formula is not None and (not last_number or number is None or number[0] < formula[0]):
+    number = prose.last_number(text) if last_number else None
+    if formula is not None and (number is None or number.start() < formula[0]):
         return formula[1]
-    return None if number is None else number[1]
+    return None if number is None else Found("last number", (number[0],))
 
 
 def gold_text(answer: str) -> str:
@@ -299,7 +266,7 @@ def _narrowed(content: str, kind: Kind) -> tuple[str, ...]:
         return (content, *_claimed(content, 0, kind))
     if kind.number and len(content) <= MAX_BARE_CHARS and not _is_answer(content):
         sentence = _TEXT_MACRO.sub(r" \1 ", content)
-        numbers = _numbers(sentence) if _SENTENCE.fullmatch(sentence) else []
+        numbers = numbers_in(sentence) if _SENTENCE.fullmatch(sentence) else []
         if len(numbers) == 1:
             return (numbers[0][0],)
     return (content,)
@@ -361,7 +328,7 @@ def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
     if not candidates and text[start - 1 : start] == ":" and _is_worked_out(sentence, rest[end:]):
         return ()
     if kind.number and not candidates:
-        number = _claimed_number(sentence)
+        number = prose.claimed_number(sentence)
         if number is not None:
             candidates.append(number)
     if not candidates:
@@ -370,7 +337,7 @@ def _claimed(text: str, start: int, kind: Kind) -> tuple[str, ...]:
             candidates.append(_inside(spans[-1]))
         elif (head := _ASIDE.split(sentence, maxsplit=1)[0]) and (_is_answer(head)):
             candidates.append(head)
-    if not candidates and sentence and not rest[end:].strip(" .$*\n") and not _numbers(sentence):
+    if not candidates and sentence and not rest[end:].strip(" .$*\n") and not numbers_in(sentence):
         candidates.append(sentence)  # it is what the text ends in, and it is no such answer
     return tuple(candidates)
 
@@ -417,20 +384,6 @@ def _sentence_end(text: str, start: int) -> int:
     return len(text)
 
 
-def _claimed_number(sentence: str) -> str | None:
-    """The number in a sentence that states one: the one it begins with, the one after its last
-    equals sign, else its last one."""
-    numbers = _numbers(sentence)
-    if not numbers or not _settles(sentence, numbers[-1]):
-        return None
-    before, after = sentence[: numbers[0].start()], sentence[numbers[0].end() :].lstrip(" $)}\\")
-    if before.strip(" $*_\\(") == "" and not after.startswith(_ARITHMETIC):
-        return numbers[0][0]
-    _, equals, right = sentence.rpartition("=")
-    after = _numbers(right) if equals else []
-    return after[0][0] if after else numbers[-1][0]
-
-
 # Without a claim
 
 
@@ -455,84 +408,11 @@ def _last_formula(text: str, kind: Kind) -> tuple[int, Found] | None:
     return None
 
 
-def _last_number(text: str) -> tuple[int, Found] | None:
-    """The last number with its start. A text that breaks off within a calculation has none."""
-    end = text[-60:]
-    if _OPERAND_LAST.search(end) or ("<<" in text and not _ANNOTATED_END.search(end)):
-        return None
-    last_digit = max(map(text.rfind, "0123456789"))
-    for num_chars in (30, MAX_NUMBER_SEARCH_CHARS) if last_digit >= 0 else ():
-        numbers = _numbers(text, max(0, last_digit - num_chars))
-        if numbers and not _settles(text, numbers[-1]):
-            return None
-        if numbers:
-            number = _result_before(text, numbers[-1]) or numbers[-1]
-            return number.start(), Found("last number", (number[0],))
-    return None
-
-
-def _result_before(text: str, last: re.Match[str]) -> re.Match[str] | None:
-    """The number that a calculation ends in, if the last one only says where it holds:
-    `4 + 5 = 9 points in 40 minutes`."""
-    earliest = max(0, last.start() - MAX_TAIL_CHARS)
-    at = max(text.rfind(sign, earliest, last.start()) for sign in "=>") + 1
-    number = _NUMBER.match(text, at + (text[at] == " ")) if at else None
-    if number is None or not any(map(str.isdigit, number[0])):
-        return None
-    between = text[number.end() : last.start()]
-    if "\n" in between or between[:1] != " ":
-        return None
-    words_between = between.lower().split()
-    is_circumstance = (
-        not _CIRCUMSTANCES.isdisjoint(words_between)
-        and _CONNECTORS.isdisjoint(words_between)
-        and all(map(str.isalpha, words_between))
-    )
-    return number if is_circumstance else None
-
-
-def _numbers(text: str, start: int = 0) -> list[re.Match[str]]:
-    """The numbers of a text that stand for themselves: not exponents, `2x`, `1st`, `x_2`."""
-    found: list[re.Match[str]] = []
-    for match in _NUMBER.finditer(text, start):
-        if not any(char.isdigit() for char in match[0]):
-            continue
-        if _DENIED.search(text[max(0, match.start() - 12) : match.start()]):
-            continue
-        rest = text[match.end() : match.end() + 12]
-        if rest.lstrip()[:1] == "^" or rest[:1] == "_" or _ORDINAL.match(rest):
-            continue
-        letters = _WORD.match(rest)
-        if letters and not is_symbol(letters[0]) and len(letters[0]) < 3:
-            continue
-        found.append(match)
-    return found
-
-
 def _is_worked_out(sentence: str, rest: str) -> bool:
     """Whether "Answer:" is the heading of a solution that begins with this sentence, and no claim:
     the sentence does not begin with its number, and more numbers follow."""
     starts_with_number = sentence.lstrip(" $*_\\(-")[:1].isdigit()
-    return not (starts_with_number and _STEP.match(sentence) is None) and bool(_numbers(rest))
-
-
-def _settles(text: str, last: re.Match[str]) -> bool:
-    """Whether a number stands for itself: it is not one of two (`42 or 43`), and no part of a time
-    (`2:30`, `5 hours and 30 minutes`)."""
-    before_it = text[max(0, last.start() - 40) : last.start()]
-    if _UNDECIDED.search(before_it) or _CLOCK.search(before_it):
-        return False
-    before = _QUANTITY.search(text, max(0, last.start() - 40), last.start())
-    after = _WORD.match(text, last.end() + 1)
-    if before is None or after is None:
-        return True
-    larger, smaller = find_unit(before[1]), find_unit(after[0])
-    return (
-        larger is None
-        or smaller is None
-        or larger.dimension != smaller.dimension
-        or larger.factor <= smaller.factor
-    )
+    return not (starts_with_number and _STEP.match(sentence) is None) and bool(numbers_in(rest))
 
 
 def _inside(span: re.Match[str]) -> str:
