@@ -199,7 +199,7 @@ class Learner:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise LearnerError(
                 f"step {step}: the loss is {loss} and its gradient's norm {norm}, which must be "
-                "finite; the weights were not changed. Continue from the last checkpoint with a "
+                "finite; this update was not made. Continue from the last checkpoint with a "
                 "smaller learner.lr, or look for the cause in mismatch/kl_k1 and ratio/max of the "
                 "steps before"
             )

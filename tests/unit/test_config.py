@@ -42,6 +42,8 @@ def test_overrides_win_and_are_typed() -> None:
     ("override", "told"),
     [
         ("learner.lrr=1", r"unknown key `learner\.lrr`; did you mean `learner\.lr`\?"),
+        ("learner.lr=true", r"`learner\.lr` = True: input should be a number"),
+        ("num_steps=true", r"`num_steps` = True: input should be a number"),
         ("lr=1", r"unknown key `lr`; did you mean `learner\.lr`\?"),
         ("model.lora.rnk=3", r"did you mean `model\.lora\.rank`\?"),
         ("frobnicate=1", r"unknown key `frobnicate`; valid keys here: num_steps"),
