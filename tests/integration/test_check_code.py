@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rlvr import check
+from tests.unit.human_eval import HUMAN_EVAL
 
 pytestmark = pytest.mark.slow
 
@@ -34,24 +35,6 @@ def run(problem, completion):
     return done.returncode == 0
 '''
 
-HUMAN_EVAL = [
-    {
-        "task_id": "T/0",
-        "prompt": 'def double(x):\n    """Twice x."""\n',
-        "entry_point": "double",
-        "canonical_solution": "    return x * 2\n",
-        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
-    },
-    {
-        "task_id": "T/1",
-        "prompt": 'def largest(xs):\n    """Largest of xs."""\n',
-        "entry_point": "largest",
-        "canonical_solution": "    best = xs[0]\n    for x in xs:\n        if x > best:\n"
-        "            best = x\n    return best\n",
-        "test": "def check(candidate):\n    assert candidate([1, 3, 2]) == 3\n",
-    },
-]
-
 
 def report(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     (folder / "programs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -71,9 +54,3 @@ def test_an_unsafe_code_verifier_is_found_out(tmp_path: Path):
     assert {"exits with 0", "kills itself with 0", "equals everything"} <= won
     assert checks["golds"]["passed"] and checks["mutants"]["passed"]
     assert "body only" in checks["golds"]["kinds"]
-
-
-def test_a_test_whose_reference_solution_fails_is_named(tmp_path: Path):
-    broken = {**HUMAN_EVAL[0], "canonical_solution": "    return x + 3\n"}
-    found = report(tmp_path, [broken, HUMAN_EVAL[1]])
-    assert [bad["line"] for bad in found["bad_golds"]] == ["line 1"]

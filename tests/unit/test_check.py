@@ -16,6 +16,7 @@ from rlvr.errors import ConfigError, DataError, ScoringError
 from rlvr.types import Problem, Verdict
 from rlvr.workbench import code_probes, probes
 from rlvr.workbench.load import load, settings
+from tests.unit.human_eval import HUMAN_EVAL
 
 FAKES = """
 import os, random, re, time
@@ -302,25 +303,6 @@ def test_a_mapping_that_is_given_wins(folder: Path):
     words.append("data.prompt_field=text")
     [problem] = load(settings("number", "rows.jsonl", words).data, words, None).problems
     assert (problem.prompt_text, problem.answer) == ("yes", "2")
-
-
-HUMAN_EVAL = [
-    {
-        "task_id": "T/0",
-        "prompt": 'def double(x):\n    """Twice x."""\n',
-        "entry_point": "double",
-        "canonical_solution": "    return x * 2\n",
-        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
-    },
-    {
-        "task_id": "T/1",
-        "prompt": 'def largest(xs):\n    """Largest of xs."""\n',
-        "entry_point": "largest",
-        "canonical_solution": "    best = xs[0]\n    for x in xs:\n        if x > best:\n"
-        "            best = x\n    return best\n",
-        "test": "def check(candidate):\n    assert candidate([1, 3, 2]) == 3\n",
-    },
-]
 
 
 def programs(folder: Path) -> tuple[Problem, ...]:
