@@ -340,6 +340,9 @@ def init_ray() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Ray would give its workers low priority, and whatever else runs on the machine their cores.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray would kill the process that frees vLLM's shared memory, too. vLLM's other processes die
+    # with their parents in any case.
+    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "false")
     local: dict[str, Any] = {
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,

@@ -248,9 +248,9 @@ def test_ctrl_c_saves_and_kill_9_leaves_no_process_and_both_resume(recipe: Path)
     family = descendants(process.pid)
     process.kill()
     process.wait()
-    assert gone(family) == [], "processes of a killed run live on"
 
     finish(start("--resume", str(run_dir)))
+    assert gone(family) == [], "processes of a killed run live on"
     rows = read_metrics(run_dir)
     assert [row["step"] for row in rows] == list(range(1, 17))
     groups = read_completions(run_dir).column("group").to_pylist()[::8]
