@@ -20,7 +20,7 @@ from verifiers.code_pools import Pools
 Process = subprocess.Popen[bytes]
 
 
-class ForkSandbox:
+class PlainSandbox:
     """Runs programs as plain subprocesses with a wall limit. For tests only."""
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ class ForkSandbox:
         pass
 
 
-def fork_pools() -> Pools:
-    return Pools(candidates=ForkSandbox(), judges=ForkSandbox())
+def plain_pools() -> Pools:
+    return Pools(candidates=PlainSandbox(), judges=PlainSandbox())
 
 
 def _lay(program: Program, folder: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.code_sandbox import ForkSandbox
+from tests.unit.code_sandbox import PlainSandbox
 from verifiers import code_pools
 from verifiers.code_pools import Pools, PoolSettings
 
 
-class Counted(ForkSandbox):
+class Counted(PlainSandbox):
     """Knows how often it was closed."""
 
     def __init__(self) -> None:

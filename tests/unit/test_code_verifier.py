@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import SandboxError
-from tests.unit.code_sandbox import ForkSandbox, fork_pools
+from tests.unit.code_sandbox import PlainSandbox, plain_pools
 from verifiers import Problem, Verdict, VerifierLoadError
 from verifiers.code import CodeVerifier
 from verifiers.code_pools import Pools
@@ -37,7 +37,7 @@ def stdio(*cases: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 
 async def judge(tests: Any, completion: str, prompt: str = "", **params: Any) -> Verdict:
-    pools = params.pop("pools", None) or fork_pools()
+    pools = params.pop("pools", None) or plain_pools()
     return await CodeVerifier(pools=pools, **params).verify(problem(tests, prompt), completion)
 
 
@@ -85,13 +85,13 @@ async def test_a_program_that_never_ends_is_over_the_limit() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler")
 async def test_compiled_programs_are_built_once() -> None:
-    pools = fork_pools()
+    pools = plain_pools()
     source = '#include <stdio.h>\nint main(void){int n;scanf("%d",&n);printf("%d",2*n);return 0;}'
     verifier = CodeVerifier(pools=pools)
     tests = {**stdio(("2", "4"), ("3", "6")), "language": "c"}
     for _ in range(2):
         assert (await verifier.verify(problem(tests), f"```c\n{source}\n```")).status == "correct"
-    assert isinstance(pools.candidates, ForkSandbox)
+    assert isinstance(pools.candidates, PlainSandbox)
     assert sum(run.argv[0] == "gcc" for run in pools.candidates.programs) == 1
     bad = await verifier.verify(problem(tests), "```c\nint main( {\n```")
     assert bad.status == "incorrect" and bad.detail["outcomes"] == ["compile_error"]
@@ -166,7 +166,7 @@ async def test_partial_credit_and_early_stop() -> None:
 
 
 async def test_nothing_of_the_expected_values_reaches_the_candidate() -> None:
-    pools = fork_pools()
+    pools = plain_pools()
     secret = "SECRET-VALUE-17"
     for tests in (
         function(([1], secret)),
@@ -174,7 +174,7 @@ async def test_nothing_of_the_expected_values_reaches_the_candidate() -> None:
         stdio(("1", secret), checker={"code": f"raise SystemExit({secret!r} == '')"}),
     ):
         await judge(tests, DOUBLE, pools=pools)
-    assert isinstance(pools.candidates, ForkSandbox)
+    assert isinstance(pools.candidates, PlainSandbox)
     sent = [content for run in pools.candidates.programs for content in run.files.values()]
     sent += [case.stdin for case in pools.candidates.cases]
     assert len(sent) >= 7 and not any(secret.encode() in content for content in sent)
@@ -369,7 +369,7 @@ async def test_bytes_that_are_no_frame_end_the_candidate_only() -> None:
         assert (await judge(asserts(CHECK), program)).status == "incorrect"
 
 
-class Flaky(ForkSandbox):
+class Flaky(PlainSandbox):
     """Fails the first so many runs."""
 
     def __init__(self, num_failures: int) -> None:
@@ -385,9 +385,9 @@ class Flaky(ForkSandbox):
 
 async def test_a_sandbox_that_fails_us_is_tried_again_and_then_our_fault() -> None:
     tests = function(([2], 4))
-    pools = Pools(candidates=Flaky(1), judges=ForkSandbox())
+    pools = Pools(candidates=Flaky(1), judges=PlainSandbox())
     assert (await judge(tests, DOUBLE, pools=pools)).status == "correct"
-    pools = Pools(candidates=Flaky(9), judges=ForkSandbox())
+    pools = Pools(candidates=Flaky(9), judges=PlainSandbox())
     verdict = await judge(tests, DOUBLE, pools=pools)
     assert verdict.status == "error" and verdict.detail == {"reason": "a container died"}
 
