@@ -17,7 +17,7 @@ from typing import Any
 from sandbox.protocol import Case, Limits, Outcome, Program, Result, Session
 from verifiers.code_pools import Pools
 
-Process = subprocess.Popen[bytes]
+Process = subprocess.Popen[Any]
 
 
 class PlainSandbox:
@@ -126,7 +126,7 @@ def _result(
 
 def _start(program: Program, folder: Path, case_args: Sequence[str], **more: Any) -> Process:
     python = [sys.executable, "-S", "-s", program.python] if program.python else program.argv
-    return subprocess.Popen([*python, *case_args], cwd=folder, text=False, **more)
+    return subprocess.Popen([*python, *case_args], cwd=folder, **more)
 
 
 def _wait(process: Process, wall_s: float) -> int | None:
