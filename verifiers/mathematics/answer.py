@@ -82,6 +82,15 @@ _NEGATIVE = re.compile(r"^(?:minus|negative)\s(?=[0-9$\\])")
 _BASE = re.compile(rf"^([0-9A-F]+)\s(?:{_MACRO}\s?\{{\s?)?(?:in\s)?base\s?\}}?[\s-]([0-9]{{1,2}})$")
 _GLUED = re.compile(r"(?<=[0-9)}])(?:or|and)(?=[-0-9(]|[A-Za-z][_(=])")
 """Connectors without spaces: `x=1orx=2`."""
+_COUNTED = re.compile(
+    r"(?P<dollar>\$)?(?P<number>[0-9]{1,3}(?:,[0-9]{3})*(?:\.[0-9]{1,30})?)"
+    r"(?: (?P<noun>[a-z]{3,20}))?"
+)
+"""`72 eggs`, `$1,234.50`."""
+_NO_NOUNS_TEXT = """
+percent percentage pct degree degrees deg base null none
+"""
+_NO_NOUNS = frozenset([*_NOT_UNITS, *_ZEROS, *_NO_NOUNS_TEXT.split()])
 _IMPLIES = re.compile(
     r"\\(?:implies|Rightarrow|Longrightarrow|therefore|rightarrow)(?![A-Za-z])|⇒|⟹|∴"
 )
@@ -121,6 +130,14 @@ def read(text: str, *, letter_units: bool = False) -> Answer:
     """
     if PLAIN_NUMBER.fullmatch(text) is not None:
         return Answer(text, parse(text), None, None)
+    counted = _COUNTED.fullmatch(text)
+    if counted is not None and counted["noun"] not in _NO_NOUNS:  # most answers: half the time
+        unit = find_unit(counted["noun"] or "") or find_unit(counted["dollar"] or "")
+        return Answer(text, parse(counted["number"]), unit, None)
+    return _read(text, letter_units)
+
+
+def _read(text: str, letter_units: bool) -> Answer:
     text = clean(text)
     body = undress(_IMPLIES.split(text)[-1])
     if body.count("$") > 1 and body.count("$") % 2 == 0:  # `$28$ percent`, `$x$ and $y$`

@@ -219,6 +219,8 @@ def _last_claim(text: str, folded: str, kind: Kind) -> Found | None:
     if boxed is not None:
         claims.append(boxed)
     for start in _last_ends(_FINAL, text, folded, "final"):
+        if boxed is not None and start < boxed[0]:
+            break  # it comes before the last box
         candidates = _claimed(text, start, kind)
         if candidates:
             claims.append((start, Found("final answer", candidates)))
