@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rlvr.benchmark import Benchmark, engine, plan  # noqa: E402
+from rlvr.benchmark import Benchmark, engine, model_folder, plan  # noqa: E402
 from rlvr.benchmark_loop import Engines, collect  # noqa: E402
 from rlvr.results import FORMAT, open_results  # noqa: E402
 from rlvr.scoring import Scorer, verifier_params  # noqa: E402
@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args()
+    options.model = str(model_folder(options.model)[0])
     if options.bare:
         bare(options)
     elif options.whole:
