@@ -317,7 +317,8 @@ class EvalConfig(Section):
     """Held-out evaluation during training."""
 
     data: DataConfig | None = None
-    """Held-out problems; null for no evaluation."""
+    """Held-out problems; null for no evaluation. Columns, templates and verifier that it does not
+    set are those of `data`."""
     every: NonNegative = 0
     """Evaluate every so many steps; 0 only before the first and after the last step. The checkpoint
     whose 95 % interval has the highest lower end is kept as `checkpoints/best`."""

@@ -40,6 +40,12 @@ def find_recipe(recipe: str) -> Path:
     )
 
 
+NOT_SHARED = {"source", "path", "name", "split", "params", "limit", "skip", "shuffle"}
+HOW_TO_READ = [key for key in DataConfig.model_fields if key not in NOT_SHARED]
+"""Keys of `[data]` that hold for `[eval.data]` too, unless it has its own: columns, template,
+verifier. Which data it is, is never shared."""
+
+
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The resolved configuration of a recipe with `key=value` overrides applied.
 
@@ -59,6 +65,12 @@ def resolve(values: dict[str, Any], overrides: Iterable[str], *, origin: str) ->
     from another folder finds them."""
     for override in overrides:
         apply_override(values, override)
+    data, evaluation = values.get("data"), values.get("eval")
+    if isinstance(data, dict) and isinstance(evaluation, dict):
+        held_out = evaluation.get("data")
+        if isinstance(held_out, dict):
+            shared = {key: data[key] for key in HOW_TO_READ if key in data}
+            values = {**values, "eval": {**evaluation, "data": {**shared, **held_out}}}
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:

@@ -38,6 +38,19 @@ def test_overrides_win_and_are_typed() -> None:
     assert config.eval.data is not None and config.eval.data.path == "x.jsonl"
 
 
+def test_held_out_data_is_read_like_the_training_data_unless_it_says_otherwise() -> None:
+    words = ["data.skip=5", "eval.data.path=test.jsonl"]
+    data = load_config("gsm8k", words).eval.data
+    assert data is not None
+    assert (data.path, data.prompt_field, data.verifier) == ("test.jsonl", "question", "number")
+    assert data.answer_regex and data.prompt_template
+    assert (data.skip, data.name) == (0, None)
+    own = ["eval.data.prompt_field=text", "eval.data.prompt_template=null"]
+    data = load_config("gsm8k", [*words, *own]).eval.data
+    assert data is not None
+    assert (data.prompt_field, data.prompt_template) == ("text", None)
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
