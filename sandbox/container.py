@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 GRACE_S = 20.0
 """How much later than its wall limit a result may come before the container is given up."""
 START_TIMEOUT_S = 60.0
+_OBITUARY_S = 2.0
+"""How long to wait for the daemon to say what a container died of."""
 _OVERHEAD_MB = 96
 """Supervisor, zygote and tables, on top of what a run may use."""
 MAX_PROCESSES = 512
@@ -54,6 +57,10 @@ for name, source in boot["sources"].items():
     exec(compile(source, name, "exec"), module.__dict__)
 sys.modules["sandbox.inside.supervisor"].main(**boot)
 """
+
+
+class _FilledError(SlotLostError):
+    """The container died because the program filled its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +139,11 @@ class Container:
     ) -> None:
         """Run the cases in order; `on_result` gets each result and says whether to stop.
 
+        Returns after fewer cases when `on_result` said so, or when the program filled the
+        container, which is not `healthy` then.
+
         Raises:
-            SlotLostError: the container died, or ended the job with results missing.
+            SlotLostError: the container died, or something went wrong in it.
         """
         identifier = next(self._ids)
         job = encode_job(identifier, program, cases, limits, preload=self._preload)
@@ -141,7 +151,11 @@ class Container:
         missing, stopped = len(cases), False
         async with self._in_use(identifier):
             while True:
-                message, blobs = await self._next(limits)
+                try:
+                    message, blobs = await self._next(limits)
+                except _FilledError:
+                    on_result(_out_of_memory(limits))
+                    return
                 if message["op"] == "done":
                     break
                 self.num_runs += 1
@@ -151,7 +165,7 @@ class Container:
                     self._stream.write(pack({"op": "stop", "id": identifier}))
         if message["unclean"]:
             self.healthy = False
-            if missing and not stopped:
+            if missing and not stopped and message["is_fault"]:
                 raise SlotLostError(f"a sandbox container gave up: {message['unclean']}")
 
     @contextlib.asynccontextmanager
@@ -197,8 +211,10 @@ class Container:
     async def _next(self, limits: Limits) -> Frame:
         try:
             frame = await self._stream.next(MAX_STARVATION * limits.effective_wall_s + GRACE_S)
-        except SlotLostError:
+        except SlotLostError as error:
             self.healthy = False
+            if await _in_thread(_was_full, self._handle):
+                raise _FilledError(str(error)) from error
             raise
         self._is_busy = frame[0]["op"] != "done"
         return frame
@@ -251,7 +267,11 @@ class ContainerSession:
         return message
 
     async def _step(self) -> None:
-        message, blobs = await self._container._next(self._limits)
+        try:
+            message, blobs = await self._container._next(self._limits)
+        except _FilledError:
+            self._result, self._done = _out_of_memory(self._limits), True
+            return
         if message["op"] == "data":
             self._buffer += blobs[0]
         elif message["op"] == "result":
@@ -376,6 +396,38 @@ def _remove(handle: Any) -> None:
 
     with contextlib.suppress(DockerException, OSError):
         handle.remove(force=True)
+
+
+def _was_full(handle: Any) -> bool:
+    """Blocking: whether a container that died had reached its memory limit. It is gone already, but
+    the daemon remembers what happened to the last few."""
+    from docker.errors import DockerException
+
+    try:
+        events = handle.client.api.events(
+            since=1, until=time.time() + _OBITUARY_S, filters={"container": handle.id}, decode=True
+        )
+        with contextlib.closing(events):
+            for event in events:
+                if event["Action"] in ("oom", "die"):
+                    return event["Action"] == "oom"
+    except (DockerException, OSError):
+        pass  # no word of the daemon: the slot is lost, and the program not blamed
+    return False
+
+
+def _out_of_memory(limits: Limits) -> Result:
+    """The program filled the container, and the kernel did not spare the supervisor."""
+    return Result(
+        outcome=Outcome.MEMORY_LIMIT,
+        exit_code=None,
+        signal=int(signal.SIGKILL),
+        stdout=b"",
+        stderr=b"",
+        wall_s=0.0,
+        cpu_s=0.0,
+        memory_mb=float(limits.memory_mb),
+    )
 
 
 @cache

@@ -39,10 +39,11 @@ class Slot(Protocol):
         limits: Limits,
         on_result: Callable[[Result], bool],
     ) -> None:
-        """Call `on_result` for each case in order, until it returns true.
+        """Call `on_result` for each case in order, until it returns true or the slot is used up: it
+        is not `healthy` then, and the other cases are for another slot.
 
         Raises:
-            SlotLostError: results are missing; another slot may do.
+            SlotLostError: something went wrong; another slot may do.
         """
         ...
 
@@ -117,18 +118,17 @@ class Pool:
             return stopped
 
         with self._submission():
-            for attempt in range(1, MAX_ATTEMPTS + 1):
+            num_lost = 0
+            while not stopped and len(results) < len(cases):
                 try:
                     async with self._slot(deadline_s) as slot:
                         await slot.run(program, cases[len(results) :], limits, on_result)
-                    return results
                 except SlotLostError as error:
                     self.metrics.slots_lost += 1
-                    if stopped or len(results) == len(cases):
-                        return results
-                    if attempt == MAX_ATTEMPTS:
-                        raise SandboxError(f"{error} ({attempt} slots were tried)") from error
-            raise AssertionError("unreachable")
+                    num_lost += 1
+                    if num_lost == MAX_ATTEMPTS and not stopped and len(results) < len(cases):
+                        raise SandboxError(f"{error} ({num_lost} slots were tried)") from error
+            return results
 
     @contextlib.asynccontextmanager
     async def session(

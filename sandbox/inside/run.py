@@ -25,6 +25,7 @@ CHUNK_BYTES = 1 << 16
 LEAST_MESSAGE_BYTES = 64
 """What any piece read from a channel counts as at least: each becomes a frame to the host, and a
 program that writes byte by byte would keep both ends busy for minutes before a limit ends it."""
+FULL = "a program filled the container's memory"
 _OUT_OF_MEMORY = (b"MemoryError", b"std::bad_alloc")
 
 
@@ -32,12 +33,12 @@ class Unclean(Exception):
     """Something of ours did not go as it must: the container is not to be used again."""
 
 
-class OutOfMemory(Unclean):
-    """The kernel ran out of the container's memory and took the zygote for it. That is the
-    program's doing, so it has a result all the same."""
+class OutOfMemory(Exception):
+    """The program filled the container, and something of ours failed or was killed for it. That is
+    the program's doing, so it has a result all the same."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__("the kernel killed the zygote for want of memory")
+        super().__init__(FULL)
         self.result = {
             "outcome": "memory_limit",
             "timed_out_on": None,
@@ -167,6 +168,20 @@ class Run:
             os.close(self._channel)
         return self._result(), self._text(self._stdout), self._text(self._stderr)
 
+    def has_filled_container(self) -> bool:
+        """Whether the kernel killed something because the container reached its memory limit. What
+        it took may come back only later (page tables do), so nothing else is to run here then.
+
+        Raises:
+            Unclean: it did so because the whole machine is full. No program here is to blame for
+                that: the kernel prefers the sandboxes' processes, however small they are.
+        """
+        if self._gauge.oom_kills() == self._kills_before:
+            return False
+        if not self._gauge.has_been_full():
+            raise Unclean("the kernel killed a process because the machine ran out of memory")
+        return True
+
     # --- while it runs ---------------------------------------------------------------------------
 
     def _check_limits(self) -> None:
@@ -183,14 +198,11 @@ class Run:
             self._break("time_limit", "cpu")
         elif max(self._own_wall_s, self.wall_s / MAX_STARVATION) > limits["wall_s"]:
             self._break("time_limit", "wall")
-        elif memory > limits["memory_mb"] << 20 or self._is_out_of_memory():
+        elif memory > limits["memory_mb"] << 20 or self.has_filled_container():
             self._break("memory_limit")
         elif place.used_bytes() - self._disk_before > limits["file_bytes"]:
             self._break("output_limit")
         self._orphans_cpu_s += _reap()
-
-    def _is_out_of_memory(self) -> bool:
-        return ran_out_of_memory(self._gauge, self._kills_before)
 
     def _is_waiting(self) -> bool:
         """True when something of the run, or the zygote on its behalf, only lacks a CPU."""
@@ -243,8 +255,6 @@ class Run:
             text = self._zygote.recv(1 << 16)
         except ConnectionResetError:
             text = b""
-        if not text and self._is_out_of_memory():
-            raise OutOfMemory(self)
         if not text:
             raise Unclean("the zygote is gone")
         message = json.loads(text)
@@ -270,7 +280,7 @@ class Run:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         cpu_s = max(report["cpu_s"] + self._orphans_cpu_s, self._cpu_s if self.outcome else 0.0)
         peak = max(self._peak_bytes, report["max_rss"] - self._zygote_bytes)
-        if self._is_out_of_memory() or peak > limits["memory_mb"] << 20:
+        if self.has_filled_container() or peak > limits["memory_mb"] << 20:
             self._break("memory_limit")
         if number == signal.SIGXCPU or cpu_s > limits["cpu_s"]:
             self._break("time_limit", "cpu")
@@ -293,20 +303,6 @@ class Run:
             "cpu_s": cpu_s,
             "memory_mb": peak / (1 << 20),
         }
-
-
-def ran_out_of_memory(gauge: meter.Meter, kills_before: int) -> bool:
-    """Whether the kernel killed something because the container reached its memory limit.
-
-    Raises:
-        Unclean: it did so because the whole machine is full. No program here is to blame for that:
-            the kernel prefers the sandboxes' processes, however small they are.
-    """
-    if gauge.oom_kills() == kills_before:
-        return False
-    if not gauge.has_been_full():
-        raise Unclean("the kernel killed a process because the machine ran out of memory")
-    return True
 
 
 def _died_of_memory(stderr: bytes) -> bool:

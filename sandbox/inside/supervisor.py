@@ -16,7 +16,7 @@ import traceback
 from typing import Any
 
 from sandbox.inside import frames, meter, place, zygote
-from sandbox.inside.run import OutOfMemory, Run, Unclean
+from sandbox.inside.run import FULL, OutOfMemory, Run, Unclean
 
 _PR_SET_DUMPABLE = 4
 _DRIVER = "sandbox.inside.python_main"
@@ -51,13 +51,16 @@ class Supervisor:
     def _job(self, job: dict[str, Any], blobs: list[bytes]) -> None:
         names = job["files"]
         files = dict(zip(names, blobs[: len(names)], strict=True))
-        why_unclean, answer = "", b""
+        why_unclean, is_fault, answer = "", False, b""
         self._stopped = False
         for index, (case, stdin) in enumerate(zip(job["cases"], blobs[len(names) :], strict=True)):
             try:
                 place.lay(files, job["executable"])
-                result, outputs = self._case(job, case, stdin)
-                place.wipe()
+                result, outputs, has_filled_container = self._case(job, case, stdin)
+                if has_filled_container:
+                    why_unclean = FULL
+                else:
+                    place.wipe()
             except OutOfMemory as error:
                 self._send({"op": "result", "id": job["id"], **error.result}, [b"", b""])
                 why_unclean = str(error)
@@ -65,6 +68,7 @@ class Supervisor:
             except (Unclean, OSError) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 why_unclean = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"
+                is_fault = True
                 break
             message = {"op": "result", "id": job["id"], "index": index, **result}
             answer = frames.pack(message, outputs)
@@ -72,14 +76,15 @@ class Supervisor:
                 frames.write_all(self._out, answer)
                 answer = b""
                 self._look_for_stop()
-                if self._stopped:
-                    break
-        answer += frames.pack({"op": "done", "id": job["id"], "unclean": why_unclean})
+            if self._stopped or why_unclean:
+                break
+        done = {"op": "done", "id": job["id"], "unclean": why_unclean, "is_fault": is_fault}
+        answer += frames.pack(done)
         frames.write_all(self._out, answer)
 
     def _case(
         self, job: dict[str, Any], case: dict[str, Any], stdin: bytes
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> tuple[dict[str, Any], list[bytes], bool]:
         request = {
             "argv": [*job["argv"], *case["args"]] if job["argv"] else [],
             "python": job["python"],
@@ -102,12 +107,18 @@ class Supervisor:
         try:
             run.watch(self._in, self._hear_host)
             result, stdout, stderr = run.end()
+            has_filled_container = run.has_filled_container()
+        except (Unclean, OSError) as error:
+            if run.has_filled_container():
+                raise OutOfMemory(run) from error
+            raise
         finally:
             self._run = None
         files = {}
         if result["outcome"] == "exited" and case["collect"]:
             files = place.collect(case["collect"], job["limits"]["file_bytes"])
-        return {**result, "files": list(files)}, [stdout, stderr, *files.values()]
+        outputs = [stdout, stderr, *files.values()]
+        return {**result, "files": list(files)}, outputs, has_filled_container
 
     def _forward(self, identifier: int):  # type: ignore[no-untyped-def]
         return lambda data: self._send({"op": "data", "id": identifier}, [data])

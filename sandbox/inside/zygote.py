@@ -59,12 +59,20 @@ def start(driver_source: str, preload: dict[str, str]) -> tuple[int, socket.sock
         ours.detach()
         os.closerange(3, CONTROL_FD)
         os.closerange(CONTROL_FD + 1, 4096)
+        _die_first(500)
         codes = {name: compile(source, name, "exec") for name, source in preload.items()}
         _serve(socket.socket(fileno=CONTROL_FD), driver_source, codes)
     except BaseException:
         traceback.print_exc()
     finally:
         _EXIT(1)
+
+
+def _die_first(score: int) -> None:
+    """Have the kernel, when memory is short, take this process before those of lower scores: a
+    program before the zygote, and the zygote before the supervisor, who can tell the tale."""
+    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(b"%d" % score)
 
 
 def _serve(control: socket.socket, driver_source: str, codes: dict[str, CodeType]) -> None:
@@ -117,9 +125,7 @@ def _become(
     _take_descriptors(fds)
     os.setsid()
     _limit(request["limits"])
-    oom_score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-    os.write(oom_score, b"1000")  # the kernel takes it before any of us
-    os.close(oom_score)
+    _die_first(1000)
     uid = request["uid"]
     os.setgroups([])
     os.setresgid(uid, uid, uid)

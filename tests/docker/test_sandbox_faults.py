@@ -22,7 +22,7 @@ import pytest
 from docker import DockerClient
 from docker.errors import DockerException
 
-from sandbox import Case, Limits, Outcome, Program, SandboxError, SandboxUnavailableError
+from sandbox import Case, Limits, Outcome, Program, Result, SandboxError, SandboxUnavailableError
 from sandbox.docker_backend import DockerSandbox
 from sandbox.image import DEFAULT_TAG
 from sandbox.owner import LABEL
@@ -112,6 +112,45 @@ async def test_a_killed_session_is_our_fault(box: DockerSandbox, client: DockerC
                 handle.kill()
             await session.receive()
     await submit(box, 5)
+
+
+FILL = b"""
+import os, time
+time.sleep(1)
+while True:  # no single process exceeds its own limit
+    if os.fork() == 0:
+        held = bytearray(40 << 20)
+        time.sleep(60)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_the_kernel_kills_the_supervisor_in_a_full_container(
+    in_session: bool, client: DockerClient
+) -> None:
+    """Stopped, it can neither end the program nor tell of it; the daemon can."""
+    program = Program(files={"main.py": FILL}, python="main.py")
+    limits = Limits(cpu_s=5, wall_s=30, memory_mb=64)
+    async with DockerSandbox(num_slots=1, max_memory_mb=64, disk_mb=16) as box:
+
+        async def run() -> Result:
+            if not in_session:
+                return (await box.run(program, [Case()], limits))[0]
+            async with box.session(program, limits) as session:
+                assert await session.receive() is None
+                return await session.finish()
+
+        await box.run(Program(files={"main.py": b""}, python="main.py"), [Case()], limits)
+        running = asyncio.create_task(run())
+        await asyncio.sleep(0.3)
+        [handle] = containers_of(client, os.getpid())
+        handle.kill(signal="SIGSTOP")
+        await asyncio.sleep(2.5)
+        handle.kill()
+        result = await running
+        assert result.outcome is Outcome.MEMORY_LIMIT, result
+        assert box.metrics.slots_lost == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

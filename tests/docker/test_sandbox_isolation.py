@@ -307,9 +307,33 @@ async def test_a_full_container_is_the_programs_fault() -> None:
     async with DockerSandbox(num_slots=1, max_memory_mb=64, disk_mb=16) as box:
         program = Program(files={"main.py": PAGE_TABLES.encode()}, python="main.py")
         limits = Limits(cpu_s=5, wall_s=30, memory_mb=64)
-        [result] = await box.run(program, [Case()], limits)
-        assert result.outcome is Outcome.MEMORY_LIMIT, result
-        assert box.metrics.slots_lost == 0
         small = Program(files={"main.py": b"print(1)"}, python="main.py", start="exec")
-        after = await box.run(small, [Case()] * 3, limits)
-        assert [result.outcome for result in after] == [Outcome.EXITED] * 3
+        for _ in range(4):
+            full = await box.run(program, [Case()] * 2, limits)
+            assert [result.outcome for result in full] == [Outcome.MEMORY_LIMIT] * 2, full
+            after = await box.run(small, [Case()] * 3, limits)
+            assert [result.outcome for result in after] == [Outcome.EXITED] * 3, after
+        assert box.metrics.slots_lost == 0
+
+
+SMALL_AND_MANY = """
+import mmap, os, time
+with open('/proc/self/oom_score_adj', 'w') as file:
+    file.write('0')  # to be no better a victim than the supervisor
+for _ in range(60):
+    if os.fork() == 0:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        tables = mmap.mmap(-1, 1 << 40, flags=flags, prot=mmap.PROT_READ)
+        for place in range(0, 1000 << 21, 1 << 21): tables[place]
+        time.sleep(60)
+time.sleep(60)
+"""
+
+
+async def test_a_program_that_would_have_the_kernel_kill_the_supervisor() -> None:
+    async with DockerSandbox(num_slots=1, max_memory_mb=64, disk_mb=16) as box:
+        program = Program(files={"main.py": SMALL_AND_MANY.encode()}, python="main.py")
+        limits = Limits(cpu_s=5, wall_s=30, memory_mb=64, processes=70)
+        results = await box.run(program, [Case()] * 4, limits)
+        assert [result.outcome for result in results] == [Outcome.MEMORY_LIMIT] * 4, results
+        assert box.metrics.slots_lost == 0
