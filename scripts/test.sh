@@ -17,9 +17,9 @@ setup_options=()
 $fast || setup_options+=(--docker --chromium)
 scripts/setup.sh "${setup_options[@]}" || exit
 
-# Two threads wherever a library asks: the tests start several processes, and times and float
-# results then depend less on the machine. Nothing is looked up at the hub or reported home.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} MKL_NUM_THREADS=${MKL_NUM_THREADS:-2}
+# One thread wherever a library asks, for two processes run the tests; times and float results then
+# depend less on the machine. Nothing is looked up at the hub or reported home.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 export TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0
 
@@ -45,13 +45,14 @@ stage "lint" ruff check "${python_folders[@]}"
 stage "format" ruff format --check "${python_folders[@]}"
 $fast || stage "types" pyright
 parallel=(-n 2 --dist worksteal)
+by_file=(-n 2 --dist loadfile --no-loadscope-reorder)
 if $fast; then
-    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 stage "tests" pytest "${parallel[@]}" tests/unit -m "$markers" --hypothesis-profile=fast "$@"
+    stage "tests" pytest "${parallel[@]}" tests/unit -m "$markers" --hypothesis-profile=fast "$@"
 elif (($#)); then
     stage "tests" pytest -m "$markers" "$@"
 else
-    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
-    stage "integration tests" pytest tests/integration tests/docker -m "$markers"
+    stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
+    stage "integration tests" pytest "${by_file[@]}" tests/docker tests/integration -m "$markers"
 fi
 
 echo

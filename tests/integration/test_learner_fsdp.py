@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from rlvr.learner import Learner
@@ -30,13 +31,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def run(folder: Path, case: str, rank: int, world_size: int) -> None:
-    """What every rank does; rank 0 writes what it found."""
+def run_all(folder: Path, rank: int, world_size: int) -> None:
+    """What every process does: all cases, one after the other."""
     torch.set_num_threads(1)
+    for case in CASES:
+        run(folder / case, case, rank, world_size)
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+def run(folder: Path, case: str, rank: int, world_size: int) -> None:
+    """One case; rank 0 writes what it found."""
     config = make_config(folder / "model", **CASES[case])
-    learner = Learner(
-        config, folder / "model", rank, world_size, f"file://{folder}/rendezvous-{case}"
-    )
+    learner = Learner(config, folder / "model", rank, world_size, f"file://{folder}/rendezvous")
     batches = [make_batch(num_groups=6, seed=step, step=step) for step in range(NUM_STEPS)]
     metrics = [learner.step(batch) for batch in batches[:-1]]
     learner.save_state(folder / f"state-{world_size}")
@@ -57,36 +64,52 @@ def run(folder: Path, case: str, rank: int, world_size: int) -> None:
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_train_like_one(tmp_path: Path, case: str) -> None:
-    make_model(tmp_path / "model", tie_word_embeddings=not case.startswith("untied"))
-    code = "import sys; from pathlib import Path; from tests.integration.test_learner_fsdp import run; run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"  # noqa: E501
-    ranks = [(0, 1), (0, 2), (1, 2)]
+CODE = """
+import sys
+from pathlib import Path
+from tests.integration.test_learner_fsdp import run_all
+run_all(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each case, with what one rank and two ranks made of it."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    for case in CASES:
+        (folder / case).mkdir()
+        make_model(folder / case / "model", tie_word_embeddings=not case.startswith("untied"))
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), case, str(rank), str(world_size)],
+            [sys.executable, "-c", CODE, str(folder), str(rank), str(world_size)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank, world_size in ranks
+        for rank, world_size in ((0, 1), (0, 2), (1, 2))
     ]
     for process in processes:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=500)
         assert process.returncode == 0, output
-    one, two = (json.loads((tmp_path / f"found-{n}.json").read_text()) for n in (1, 2))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_like_one(found: Path, case: str) -> None:
+    folder = found / case
+    one, two = (json.loads((folder / f"found-{n}.json").read_text()) for n in (1, 2))
     for first, second in zip(one["metrics"], two["metrics"], strict=True):
         for name in ("loss", "grad_norm", "tokens/trained", "policy/entropy", "packing/nodes"):
             assert first[name] == pytest.approx(second[name], rel=1e-4, abs=1e-6), name
     assert flat(one["logprobs"]) == pytest.approx(flat(two["logprobs"]), abs=1e-4)
     assert flat(one["penalties"]) == pytest.approx(flat(two["penalties"]), rel=1e-4, abs=1e-4)
-    weights = load_file(tmp_path / "weights-1.safetensors")
-    other = load_file(tmp_path / "weights-2.safetensors")
+    weights = load_file(folder / "weights-1.safetensors")
+    other = load_file(folder / "weights-2.safetensors")
     assert set(weights) == set(other)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-5, msg=name)
-    saved = [load_file(tmp_path / f"hf-{n}" / "model.safetensors") for n in (1, 2)]
+    saved = [load_file(folder / f"hf-{n}" / "model.safetensors") for n in (1, 2)]
     assert set(saved[0]) == set(saved[1])
 
 
