@@ -169,18 +169,13 @@ class Run:
         return self._result(), self._text(self._stdout), self._text(self._stderr)
 
     def has_filled_container(self) -> bool:
-        """Whether the kernel killed something because the container reached its memory limit. What
-        it took may come back only later (page tables do), so nothing else is to run here then.
+        """Whether the kernel killed something for this run's memory. What the run took may come
+        back only later (page tables do), so nothing else is to run here then.
 
         Raises:
-            Unclean: it did so because the whole machine is full. No program here is to blame for
-                that: the kernel prefers the sandboxes' processes, however small they are.
+            Unclean: see `ran_out_of_memory`.
         """
-        if self._gauge.oom_kills() == self._kills_before:
-            return False
-        if not self._gauge.has_been_full():
-            raise Unclean("the kernel killed a process because the machine ran out of memory")
-        return True
+        return ran_out_of_memory(self._gauge, self._kills_before)
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -303,6 +298,20 @@ class Run:
             "cpu_s": cpu_s,
             "memory_mb": peak / (1 << 20),
         }
+
+
+def ran_out_of_memory(gauge: meter.Meter, kills_before: int) -> bool:
+    """Whether the kernel killed something because the container reached its memory limit.
+
+    Raises:
+        Unclean: it did so because the whole machine is full. No program here is to blame for that:
+            the kernel prefers the sandboxes' processes, however small they are.
+    """
+    if gauge.oom_kills() == kills_before:
+        return False
+    if not gauge.has_been_full():
+        raise Unclean("the kernel killed a process because the machine ran out of memory")
+    return True
 
 
 def _died_of_memory(stderr: bytes) -> bool:
