@@ -52,7 +52,7 @@ elif (($#)); then
     stage "tests" pytest -m "$markers" "$@"
 else
     stage "unit tests" pytest "${parallel[@]}" tests/unit -m "$markers"
-    stage "integration tests" pytest "${by_file[@]}" tests/docker tests/integration -m "$markers"
+    stage "integration tests" pytest "${by_file[@]}" tests/docker tests/integration tests/gpu -m "$markers"
 fi
 
 echo

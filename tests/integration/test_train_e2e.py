@@ -56,7 +56,10 @@ every = 4
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("e2e")
+    return write_recipe(tmp_path_factory.mktemp("e2e"))
+
+
+def write_recipe(folder: Path) -> Path:
     make_tiny_model(folder / "model")
     (folder / "verifier.py").write_text(VERIFIER)
     (folder / "data.jsonl").write_text("".join(f'{{"prompt": "say {i}"}}\n' for i in range(64)))
