@@ -154,7 +154,8 @@ class Container:
                 try:
                     message, blobs = await self._next(limits)
                 except _FilledError:
-                    on_result(_out_of_memory(limits))
+                    if missing and not stopped:  # else it died after its work
+                        on_result(_out_of_memory(limits))
                     return
                 if message["op"] == "done":
                     break
@@ -270,7 +271,8 @@ class ContainerSession:
         try:
             message, blobs = await self._container._next(self._limits)
         except _FilledError:
-            self._result, self._done = _out_of_memory(self._limits), True
+            self._result = self._result or _out_of_memory(self._limits)
+            self._done = True
             return
         if message["op"] == "data":
             self._buffer += blobs[0]
@@ -400,7 +402,8 @@ def _remove(handle: Any) -> None:
 
 def _was_full(handle: Any) -> bool:
     """Blocking: whether a container that died had reached its memory limit. It is gone already, but
-    the daemon remembers what happened to the last few."""
+    the daemon remembers what happened to the last few. (With cgroup v2 it reports kills for want of
+    the machine's memory, too; but then the program dies first, and the supervisor tells of it.)"""
     from docker.errors import DockerException
 
     try:

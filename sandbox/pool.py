@@ -117,16 +117,19 @@ class Pool:
             stopped = stop is not None and stop(len(results) - 1, result)
             return stopped
 
+        def is_done() -> bool:
+            return stopped or len(results) == len(cases)
+
         with self._submission():
             num_lost = 0
-            while not stopped and len(results) < len(cases):
+            while not is_done():
                 try:
                     async with self._slot(deadline_s) as slot:
                         await slot.run(program, cases[len(results) :], limits, on_result)
                 except SlotLostError as error:
                     self.metrics.slots_lost += 1
                     num_lost += 1
-                    if num_lost == MAX_ATTEMPTS and not stopped and len(results) < len(cases):
+                    if num_lost == MAX_ATTEMPTS and not is_done():
                         raise SandboxError(f"{error} ({num_lost} slots were tried)") from error
             return results
 

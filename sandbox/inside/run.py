@@ -25,30 +25,11 @@ CHUNK_BYTES = 1 << 16
 LEAST_MESSAGE_BYTES = 64
 """What any piece read from a channel counts as at least: each becomes a frame to the host, and a
 program that writes byte by byte would keep both ends busy for minutes before a limit ends it."""
-FULL = "a program filled the container's memory"
 _OUT_OF_MEMORY = (b"MemoryError", b"std::bad_alloc")
 
 
 class Unclean(Exception):
     """Something of ours did not go as it must: the container is not to be used again."""
-
-
-class OutOfMemory(Exception):
-    """The program filled the container, and something of ours failed or was killed for it. That is
-    the program's doing, so it has a result all the same."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(FULL)
-        self.result = {
-            "outcome": "memory_limit",
-            "timed_out_on": None,
-            "exit_code": None,
-            "signal": int(signal.SIGKILL),
-            "wall_s": run.wall_s,
-            "cpu_s": 0.0,
-            "memory_mb": float(run.limits["memory_mb"]),
-            "files": [],
-        }
 
 
 class Run:
@@ -105,7 +86,6 @@ class Run:
         self._used_before = self._gauge.cpu_s() - time.process_time()
         self._memory_before = self._gauge.memory_bytes()
         self._disk_before = place.used_bytes()
-        self._kills_before = self._gauge.oom_kills()
         self._peak_bytes = 0
         self._cpu_s = self._orphans_cpu_s = 0.0
         self.wall_s = self._own_wall_s = self._checked_s = 0.0
@@ -168,14 +148,18 @@ class Run:
             os.close(self._channel)
         return self._result(), self._text(self._stdout), self._text(self._stderr)
 
-    def has_filled_container(self) -> bool:
-        """Whether the kernel killed something for this run's memory. What the run took may come
-        back only later (page tables do), so nothing else is to run here then.
-
-        Raises:
-            Unclean: see `ran_out_of_memory`.
-        """
-        return ran_out_of_memory(self._gauge, self._kills_before)
+    def out_of_memory(self) -> dict[str, Any]:
+        """The result of a program that filled the container, where the kernel took one of ours for
+        it: that is the program's doing all the same."""
+        return {
+            "outcome": "memory_limit",
+            "timed_out_on": None,
+            "exit_code": None,
+            "signal": int(signal.SIGKILL),
+            "wall_s": self.wall_s,
+            "cpu_s": 0.0,
+            "memory_mb": float(self.limits["memory_mb"]),
+        }
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -193,7 +177,7 @@ class Run:
             self._break("time_limit", "cpu")
         elif max(self._own_wall_s, self.wall_s / MAX_STARVATION) > limits["wall_s"]:
             self._break("time_limit", "wall")
-        elif memory > limits["memory_mb"] << 20 or self.has_filled_container():
+        elif memory > limits["memory_mb"] << 20 or ran_out_of_memory(self._gauge):
             self._break("memory_limit")
         elif place.used_bytes() - self._disk_before > limits["file_bytes"]:
             self._break("output_limit")
@@ -275,7 +259,7 @@ class Run:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         cpu_s = max(report["cpu_s"] + self._orphans_cpu_s, self._cpu_s if self.outcome else 0.0)
         peak = max(self._peak_bytes, report["max_rss"] - self._zygote_bytes)
-        if self.has_filled_container() or peak > limits["memory_mb"] << 20:
+        if ran_out_of_memory(self._gauge) or peak > limits["memory_mb"] << 20:
             self._break("memory_limit")
         if number == signal.SIGXCPU or cpu_s > limits["cpu_s"]:
             self._break("time_limit", "cpu")
@@ -300,14 +284,15 @@ class Run:
         }
 
 
-def ran_out_of_memory(gauge: meter.Meter, kills_before: int) -> bool:
-    """Whether the kernel killed something because the container reached its memory limit.
+def ran_out_of_memory(gauge: meter.Meter) -> bool:
+    """Whether the kernel killed something because the container reached its memory limit. What the
+    program took may come back only later (page tables do), so nothing else is to run there.
 
     Raises:
         Unclean: it did so because the whole machine is full. No program here is to blame for that:
             the kernel prefers the sandboxes' processes, however small they are.
     """
-    if gauge.oom_kills() == kills_before:
+    if gauge.oom_kills() == 0:
         return False
     if not gauge.has_been_full():
         raise Unclean("the kernel killed a process because the machine ran out of memory")

@@ -16,7 +16,7 @@ import traceback
 from typing import Any
 
 from sandbox.inside import frames, meter, place, zygote
-from sandbox.inside.run import FULL, OutOfMemory, Run, Unclean
+from sandbox.inside.run import Run, Unclean, ran_out_of_memory
 
 _PR_SET_DUMPABLE = 4
 _DRIVER = "sandbox.inside.python_main"
@@ -56,15 +56,11 @@ class Supervisor:
         for index, (case, stdin) in enumerate(zip(job["cases"], blobs[len(names) :], strict=True)):
             try:
                 place.lay(files, job["executable"])
-                result, outputs, has_filled_container = self._case(job, case, stdin)
-                if has_filled_container:
-                    why_unclean = FULL
+                result, outputs = self._case(job, case, stdin)
+                if ran_out_of_memory(self._gauge):
+                    why_unclean = "a program filled the container's memory"
                 else:
                     place.wipe()
-            except OutOfMemory as error:
-                self._send({"op": "result", "id": job["id"], **error.result}, [b"", b""])
-                why_unclean = str(error)
-                break
             except (Unclean, OSError) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 why_unclean = f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"
@@ -84,7 +80,7 @@ class Supervisor:
 
     def _case(
         self, job: dict[str, Any], case: dict[str, Any], stdin: bytes
-    ) -> tuple[dict[str, Any], list[bytes], bool]:
+    ) -> tuple[dict[str, Any], list[bytes]]:
         request = {
             "argv": [*job["argv"], *case["args"]] if job["argv"] else [],
             "python": job["python"],
@@ -107,18 +103,16 @@ class Supervisor:
         try:
             run.watch(self._in, self._hear_host)
             result, stdout, stderr = run.end()
-            has_filled_container = run.has_filled_container()
-        except (Unclean, OSError) as error:
-            if run.has_filled_container():
-                raise OutOfMemory(run) from error
-            raise
+        except (Unclean, OSError):
+            if not ran_out_of_memory(self._gauge):
+                raise
+            result, stdout, stderr = run.out_of_memory(), b"", b""
         finally:
             self._run = None
         files = {}
         if result["outcome"] == "exited" and case["collect"]:
             files = place.collect(case["collect"], job["limits"]["file_bytes"])
-        outputs = [stdout, stderr, *files.values()]
-        return {**result, "files": list(files)}, outputs, has_filled_container
+        return {**result, "files": list(files)}, [stdout, stderr, *files.values()]
 
     def _forward(self, identifier: int):  # type: ignore[no-untyped-def]
         return lambda data: self._send({"op": "data", "id": identifier}, [data])

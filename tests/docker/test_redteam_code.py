@@ -54,8 +54,8 @@ HONEST: list[tuple[dict[str, Any], str]] = [
     (FUNCTION, redteam.RIGHT),
     (ASSERT, redteam.RIGHT),
     (STDIO, "print(2 * int(input()))"),
+    ({**STDIO, "language": "c"}, HONEST_C),
 ]
-HONEST_COMPILED = [({**STDIO, "language": "c"}, HONEST_C)]
 
 
 Attack = tuple[dict[str, Any], str]
@@ -109,10 +109,8 @@ async def judge(verifier: CodeVerifier, tests: dict[str, Any], completion: str) 
 
 async def attack(verifier: CodeVerifier, tests: dict[str, Any], completion: str) -> Outcome:
     verdict = await judge(verifier, tests, completion)
-    is_compiled = "language" in tests  # else the compiler's container was not attacked
-    honest = HONEST + HONEST_COMPILED * is_compiled
     # A busy machine must not look like an attack: honest programs have the ordinary limits.
-    after = [await judge(verifier, {**tests, "limits": {}}, text) for tests, text in honest]
+    after = [await judge(verifier, {**honest, "limits": {}}, text) for honest, text in HONEST]
     return Outcome(verdict, after)
 
 

@@ -35,7 +35,8 @@ def result(stdout: bytes) -> Result:
 
 
 class FakeSlot:
-    """Echoes each case's input; dies before the case whose input is in `factory.deaths`."""
+    """Echoes each case's input; dies before the case whose input is in `factory.deaths`, and is
+    used up by those in `factory.fillers`."""
 
     def __init__(self, factory: Factory) -> None:
         self.healthy, self.num_runs, self.started_s = True, 0, time.monotonic()
@@ -59,7 +60,9 @@ class FakeSlot:
                     raise SlotLostError("it died")
                 self.num_runs += 1
                 self.factory.ran.append(case.stdin)
-                if on_result(result(case.stdin)):
+                if case.stdin in self.factory.fillers:
+                    self.healthy = False
+                if on_result(result(case.stdin)) or not self.healthy:
                     return
         finally:
             self.busy = False
@@ -77,6 +80,7 @@ class Factory:
     def __init__(self, **options: float) -> None:
         self.slots: list[FakeSlot] = []
         self.deaths: list[bytes] = []
+        self.fillers: list[bytes] = []
         self.ran: list[bytes] = []
         self.failures: list[Exception] = []
         self.case_s = 0.0
@@ -111,6 +115,14 @@ async def test_a_dead_slot_costs_no_result_and_repeats_none() -> None:
     assert factory.ran == [b"a", b"b", b"c", b"d"]
     assert factory.pool.metrics.slots_lost == 2
     assert factory.pool.metrics.infrastructure_errors == 0
+
+
+async def test_a_program_that_uses_slots_up_gets_all_its_results_and_no_slot_is_lost() -> None:
+    factory = Factory()
+    factory.fillers = cases = [b"%d" % i for i in range(MAX_ATTEMPTS + 2)]
+    assert await factory.run(*cases) == cases
+    assert factory.pool.metrics.slots_lost == 0
+    assert len(factory.slots) >= len(cases)
 
 
 async def test_a_program_that_kills_every_slot_is_given_up() -> None:
