@@ -78,7 +78,7 @@ print(len([p for p in os.listdir('/proc') if p.isdigit()]))
 
 async def test_the_stream_is_out_of_reach(box: DockerSandbox) -> None:
     source = """
-import os
+import os, re
 opened = set()
 for pid in {p for p in os.listdir('/proc') if p.isdigit()} - {str(os.getpid())}:
     for number in os.listdir(f'/proc/{pid}/fd'):
@@ -89,7 +89,7 @@ for pid in {p for p in os.listdir('/proc') if p.isdigit()} - {str(os.getpid())}:
                 opened.add(os.readlink(path))
             except OSError:
                 pass
-print(opened <= {'/dev/null'})
+print(all(re.fullmatch('/dev/null|/proc/[0-9]+/stat', name) for name in opened), opened)
 for path in ('/proc/1/mem', '/proc/2/mem'):
     try:
         open(path, 'r+b')
@@ -97,4 +97,7 @@ for path in ('/proc/1/mem', '/proc/2/mem'):
     except OSError:
         print('refused')
 """
-    assert (await run(box, source)).stdout == b"True\nrefused\nrefused\n"
+    result = await run(box, source)
+    # Usage is read from /proc there, so the supervisor may just have a file open that all may read.
+    assert result.stdout.startswith(b"True "), result
+    assert result.stdout.endswith(b"\nrefused\nrefused\n"), result
